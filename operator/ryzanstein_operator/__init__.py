@@ -1,0 +1,1 @@
+"""The control plane: custom resources into Deployments, Services, NetworkPolicies and a true status."""

@@ -1,0 +1,1 @@
+"""PURE: (spec, observed, now) into a Plan. Chooses; never calls."""

@@ -1,0 +1,1 @@
+"""kopf's side: thin functions that wake the reconcile loop."""

@@ -1,0 +1,1 @@
+"""The runtime: OpenAI server, engine, tensor-parallel ranks, model, kernels. Knows no Kubernetes."""

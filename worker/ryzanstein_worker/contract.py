@@ -1,0 +1,89 @@
+"""What the three parts agree on: ports, paths, environment names, metric names, label keys, exit codes.
+
+Standard library only. The one module of the worker that operator and gateway may import, so it must
+never import anything of the worker's own.
+"""
+
+from typing import Final
+
+# --- Ports (TCP) -------------------------------------------------------------------------------
+API_PORT: Final = 8000
+"""The OpenAI-compatible API, of a worker and of the gateway alike."""
+HEALTH_PORT: Final = 8001
+"""Probes and metrics, served by a thread of its own so that a busy event loop cannot hide them."""
+
+# --- HTTP paths --------------------------------------------------------------------------------
+HEALTH_LIVE: Final = "/health/live"
+HEALTH_READY: Final = "/health/ready"
+METRICS: Final = "/metrics"
+COMPLETIONS: Final = "/v1/completions"
+CHAT_COMPLETIONS: Final = "/v1/chat/completions"
+MODELS: Final = "/v1/models"
+
+# --- HTTP headers ------------------------------------------------------------------------------
+HEADER_REQUEST_ID: Final = "x-request-id"
+HEADER_CACHE_SALT: Final = "x-ryzanstein-cache-salt"
+"""Set by the gateway alone, hex of at most 64 digits, derived from the API key: tenants share no prefix blocks.
+The gateway removes what a client sends under this name."""
+HEADER_NOT_STARTED: Final = "x-ryzanstein-not-started"
+"""On a worker's 503: "draining" or "overloaded". The request has not been started, another replica may take it."""
+
+# --- Environment, for what is not an argument -----------------------------------------------------
+ENV_LOG_LEVEL: Final = "RYZANSTEIN_LOG_LEVEL"
+ENV_TERMINATION_LOG: Final = "RYZANSTEIN_TERMINATION_LOG"
+"""Where a worker that cannot start writes the one sentence that says why; the operator repeats it in the status."""
+TERMINATION_LOG: Final = "/dev/termination-log"
+ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
+ENV_HUB_TOKEN: Final = "HF_TOKEN"
+
+# --- Exit codes of the worker ----------------------------------------------------------------------
+EXIT_CONFIG: Final = 78
+"""EX_CONFIG: model missing, corrupt or unfit for the arguments. Only the user can mend it."""
+EXIT_GROUP_LOST: Final = 70
+"""EX_SOFTWARE: a rank died or froze; the whole group has ended and may be started anew."""
+EXIT_UNAVAILABLE: Final = 69
+"""EX_UNAVAILABLE: a model source could not be reached; worth another try."""
+
+# --- Model URIs ------------------------------------------------------------------------------------
+URI_SCHEMES: Final = ("demo", "file", "pvc", "hf")
+
+# --- Labels and annotations ------------------------------------------------------------------------
+API_GROUP: Final = "ryzanstein.dev"
+API_VERSION: Final = "v1alpha1"
+LABEL_SERVICE: Final = "ryzanstein.dev/inference-service"
+LABEL_ROLE: Final = "ryzanstein.dev/role"
+ROLE_WORKER: Final = "worker"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_PART_OF: Final = "app.kubernetes.io/part-of"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "ryzanstein-operator"
+FIELD_MANAGER: Final = "ryzanstein-operator"
+
+# --- The gateway's route table ------------------------------------------------------------------------
+ROUTES_CONFIG_MAP: Final = "ryzanstein-routes"
+"""Rendered by the operator into the release's namespace, watched by the gateway."""
+ROUTES_KEY: Final = "routes.json"
+ROUTES_VERSION: Final = 1
+DEFAULT_KEY_SET: Final = "default"
+
+# --- Metrics: vLLM's suffixes and timing rules under our prefix ---------------------------------------
+METRIC_PREFIX: Final = "ryzanstein_"
+NUM_REQUESTS_RUNNING: Final = "ryzanstein_num_requests_running"
+NUM_REQUESTS_WAITING: Final = "ryzanstein_num_requests_waiting"
+KV_CACHE_USAGE_PERC: Final = "ryzanstein_kv_cache_usage_perc"
+NUM_PREEMPTIONS: Final = "ryzanstein_num_preemptions"
+PREFIX_CACHE_QUERIES: Final = "ryzanstein_prefix_cache_queries"
+PREFIX_CACHE_HITS: Final = "ryzanstein_prefix_cache_hits"
+PROMPT_TOKENS: Final = "ryzanstein_prompt_tokens"
+GENERATION_TOKENS: Final = "ryzanstein_generation_tokens"
+REQUEST_SUCCESS: Final = "ryzanstein_request_success"
+TIME_TO_FIRST_TOKEN: Final = "ryzanstein_time_to_first_token_seconds"
+INTER_TOKEN_LATENCY: Final = "ryzanstein_inter_token_latency_seconds"
+E2E_REQUEST_LATENCY: Final = "ryzanstein_e2e_request_latency_seconds"
+REQUEST_QUEUE_TIME: Final = "ryzanstein_request_queue_time_seconds"
+REQUEST_PREFILL_TIME: Final = "ryzanstein_request_prefill_time_seconds"
+REQUEST_DECODE_TIME: Final = "ryzanstein_request_decode_time_seconds"
+METRIC_MODEL: Final = "model_name"
+METRIC_FINISHED_REASON: Final = "finished_reason"

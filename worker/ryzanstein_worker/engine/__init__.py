@@ -1,0 +1,1 @@
+"""Requests into tokens: scheduler, blocks, ranks, sampler. Knows no HTTP and no text."""

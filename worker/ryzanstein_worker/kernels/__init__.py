@@ -1,0 +1,1 @@
+"""One kernel a file, the plain torch reference beside it."""

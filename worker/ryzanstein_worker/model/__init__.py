@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints into a decoder that reads and writes paged KV."""

@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI wire format in and out, templates, tokenizer, probes. Knows no tensor."""
