@@ -1,0 +1,276 @@
+"""The rules of an InferenceService that types and bounds cannot say, each with a sentence that tells what to do.
+
+The two forms of a rule, CEL and Python, stand side by side; a test holds a real API server and the Python form to
+the same verdicts. Knows no model class (they import this), so the Python form names fields only.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ryzanstein_operator.api.quantity import is_quantity, parse_quantity
+from ryzanstein_operator.api.wire import Rule
+
+_DNS_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_SERVICE_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+_SUBDOMAIN = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+_SECRET_KEY = "^[-._a-zA-Z0-9]+$"  # noqa: S105 (a pattern, no secret)
+_LABEL_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+_HUB_REPO = "^hf://[A-Za-z0-9][-A-Za-z0-9_.]*/[A-Za-z0-9][-A-Za-z0-9_.]*$"
+_CLAIM = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$"
+_PATH = "^[-A-Za-z0-9_./:+@]*$"
+_REVISION = "^[A-Za-z0-9][-A-Za-z0-9_./]*$"
+_MODEL_NAME = "^[A-Za-z0-9][-A-Za-z0-9_./:]*$"
+_ACCELERATOR = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_IMAGE = (
+    "^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    "(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
+)
+
+
+def _matches(pattern: str, value: str | None) -> bool:
+    """As CEL's `matches`, which searches; the patterns carry their own anchors. An absent value passes."""
+    return value is None or (re.search(pattern, value) is not None and "\n" not in value)
+
+
+def _pattern(field: str, attribute: str, pattern: str, message: str, *, optional: bool = True) -> Rule:
+    test = f"self.{field}.matches('{pattern}')"
+    holds: Callable[[Any], bool] = lambda self: _matches(pattern, getattr(self, attribute))  # noqa: E731
+    return Rule(f"!has(self.{field}) || {test}" if optional else test, message, holds, field)
+
+
+def _of_hub(uri: str) -> bool:
+    return uri.startswith("hf://")
+
+
+def _hub_only(field: str, attribute: str, why: str) -> Rule:
+    return Rule(
+        f"!has(self.{field}) || self.uri.startsWith('hf://')",
+        f"{field} belongs to an hf:// model; {why}",
+        lambda model: getattr(model, attribute) is None or _of_hub(model.uri),
+        field,
+    )
+
+
+def _scheme(prefix: str, pattern: str, message: str) -> Rule:
+    return Rule(
+        f"!self.uri.startsWith('{prefix}') || self.uri.matches('{pattern}')",
+        message,
+        lambda model: not model.uri.startswith(prefix) or _matches(pattern, model.uri),
+        "uri",
+    )
+
+
+SECRET_KEY = (
+    _pattern("name", "name", _SUBDOMAIN, "must be the name of a Secret: a-z, 0-9, '-' and '.'", optional=False),
+    _pattern(
+        "key", "key", _SECRET_KEY, "must be a key of the Secret: letters, digits, '-', '_' and '.'", optional=False
+    ),
+)
+
+MODEL = (
+    Rule(
+        "self.uri.matches('^(demo|file|pvc|hf)://')",
+        "must start with demo://, file://, pvc:// or hf://; other model sources are not supported",
+        lambda model: _matches("^(demo|file|pvc|hf)://", model.uri),
+        "uri",
+    ),
+    _scheme("demo://", "^demo://$", "write demo:// with nothing behind it: there is one demo model"),
+    _scheme(
+        "file://", "^file:///[^/]", "file:// needs an absolute path in the worker's image, as in file:///models/demo"
+    ),
+    _scheme("pvc://", _CLAIM, "pvc:// needs the name of a volume claim, as in pvc://models/qwen3-8b"),
+    _scheme(
+        "hf://", _HUB_REPO, "hf:// needs ORG/NAME, as in hf://Qwen/Qwen3-8B; a branch or commit goes into revision"
+    ),
+    Rule(
+        f"!self.uri.matches('(^|/)[.][.](/|$)') && self.uri.matches('{_PATH}')",
+        "must not contain '..' or characters other than letters, digits and -_./:+@",
+        lambda model: re.search("(^|/)[.][.](/|$)", model.uri) is None and _matches(_PATH, model.uri),
+        "uri",
+    ),
+    _hub_only("revision", "revision", "remove it, or take the model from the hub"),
+    _hub_only("cacheClaim", "cache_claim", "other models are not downloaded, so there is nothing to cache"),
+    _hub_only("tokenSecret", "token_secret", "other models are not downloaded, so no token is used"),
+    Rule(
+        f"!has(self.revision) || (self.revision.matches('{_REVISION}') && !self.revision.contains('..'))",
+        "must be a branch, tag or commit: letters, digits and -_./ without '..'",
+        lambda model: model.revision is None or (_matches(_REVISION, model.revision) and ".." not in model.revision),
+        "revision",
+    ),
+    _pattern("name", "name", _MODEL_NAME, "must start with a letter or digit and hold only letters, digits and -_./:"),
+    _pattern("cacheClaim", "cache_claim", _DNS_LABEL, "must be the name of a volume claim: a-z, 0-9 and '-'"),
+)
+
+_PLAIN_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+
+
+def _known_resource(name: str) -> bool:
+    return name in _PLAIN_RESOURCES or name.startswith("hugepages-") or "/" in name
+
+
+def _amounts(needs: Mapping[str, Any]) -> bool:
+    return all(is_quantity(value) and parse_quantity(value) >= 0 for value in needs.values())
+
+
+def _names_rule(field: str) -> Rule:
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || "
+        "name.startsWith('hugepages-') || name.contains('/'))",
+        "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or a device such as nvidia.com/gpu",
+        lambda needs: all(_known_resource(name) for name in getattr(needs, field)),
+        field,
+    )
+
+
+def _amounts_rule(field: str) -> Rule:
+    value = f"self.{field}[name]"
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(name, type({value}) == int ? {value} >= 0 : "
+        f"(isQuantity({value}) && quantity({value}).sign() >= 0))",
+        "amounts must be quantities of at least 0, such as 2, 500m or 16Gi",
+        lambda needs: _amounts(getattr(needs, field)),
+        field,
+    )
+
+
+RESOURCES = (_names_rule("requests"), _amounts_rule("requests"), _names_rule("limits"), _amounts_rule("limits"))
+
+ENGINE = (
+    Rule(
+        "!has(self.maxBatchTokens) || !has(self.maxNumSeqs) || self.maxBatchTokens >= self.maxNumSeqs",
+        "must be at least maxNumSeqs: each running request needs one token of every step",
+        lambda engine: (
+            not engine.max_batch_tokens or not engine.max_num_seqs or engine.max_batch_tokens >= engine.max_num_seqs
+        ),
+        "maxBatchTokens",
+    ),
+    Rule(
+        "!has(self.kvCacheMemory) || (isQuantity(self.kvCacheMemory) && quantity(self.kvCacheMemory).sign() > 0)",
+        "must be a quantity above 0, such as 8Gi",
+        lambda engine: (
+            engine.kv_cache_memory is None
+            or (is_quantity(engine.kv_cache_memory) and parse_quantity(engine.kv_cache_memory) > 0)
+        ),
+        "kvCacheMemory",
+    ),
+)
+
+ACCESS = (
+    Rule(
+        f"!has(self.keySets) || self.keySets.all(name, name.matches('{_DNS_LABEL}'))",
+        "names of key sets hold a-z, 0-9 and '-', and start and end with a letter or digit",
+        lambda access: all(_matches(_DNS_LABEL, name) for name in access.key_sets),
+        "keySets",
+    ),
+    Rule(
+        "!has(self.keySets) || self.keySets.all(name, self.keySets.exists_one(other, other == name))",
+        "names each key set once",
+        lambda access: len(set(access.key_sets)) == len(access.key_sets),
+        "keySets",
+    ),
+)
+
+DISRUPTION = (
+    Rule(
+        "self.maxSurge > 0 || self.maxUnavailable > 0",
+        "maxSurge and maxUnavailable cannot both be 0: a rollout could never start; raise one of them",
+        lambda disruption: disruption.max_surge > 0 or disruption.max_unavailable > 0,
+    ),
+)
+
+TOLERATION = (
+    Rule(
+        "has(self.key) && self.key != '' || self.operator == 'Exists'",
+        "needs a key, or the operator Exists to tolerate every taint",
+        lambda toleration: bool(toleration.key) or toleration.operator == "Exists",
+    ),
+    _pattern("key", "key", _LABEL_KEY.replace("^", "^(", 1).replace("$", ")?$"), "must be the key of a taint"),
+    Rule(
+        "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+        "takes no value with the operator Exists",
+        lambda toleration: toleration.operator != "Exists" or not toleration.value,
+        "value",
+    ),
+    _pattern("value", "value", _LABEL_VALUE, "must be the value of a taint"),
+    Rule(
+        "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+        "belongs to the effect NoExecute only",
+        lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+        "tolerationSeconds",
+    ),
+)
+
+TEMPLATE = (
+    _pattern("image", "image", _IMAGE, "must be an image such as registry.example/team/worker:1.2"),
+    Rule(
+        f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches('{_LABEL_KEY}') && "
+        f"self.nodeSelector[key].matches('{_LABEL_VALUE}'))",
+        "must hold label keys and values of nodes, such as kubernetes.io/arch: amd64",
+        lambda template: all(
+            _matches(_LABEL_KEY, key) and _matches(_LABEL_VALUE, value) for key, value in template.node_selector.items()
+        ),
+        "nodeSelector",
+    ),
+)
+
+
+def _accelerator_counts(spec: Any) -> bool:
+    asked = [needs.get(spec.accelerator) for needs in (spec.resources.requests, spec.resources.limits)]
+    return spec.accelerator == "cpu" or all(
+        count in (None, spec.parallelism.tensor, str(spec.parallelism.tensor)) for count in asked
+    )
+
+
+def _requests_within_limits(spec: Any) -> bool:
+    needs = spec.resources
+    return all(
+        parse_quantity(amount) <= parse_quantity(needs.limits[name])
+        for name, amount in needs.requests.items()
+        if name in needs.limits
+    )
+
+
+def _count_cel(part: str) -> str:
+    held = f"self.resources.{part}[self.accelerator]"
+    return (
+        f"!has(self.resources.{part}) || !(self.accelerator in self.resources.{part}) || "
+        f"(type({held}) == int ? {held} == self.parallelism.tensor : {held} == string(self.parallelism.tensor))"
+    )
+
+
+SPEC = (
+    _pattern(
+        "accelerator",
+        "accelerator",
+        f"^cpu$|{_ACCELERATOR}",
+        "must be cpu or a device such as nvidia.com/gpu",
+        optional=False,
+    ),
+    Rule(
+        f"self.accelerator == 'cpu' || (({_count_cel('requests')}) && ({_count_cel('limits')}))",
+        "must name as many accelerators as parallelism.tensor, or leave them out: each rank has one of its own",
+        _accelerator_counts,
+        "resources",
+    ),
+)
+
+INFERENCE_SERVICE = (
+    Rule(
+        "size(self.metadata.name) <= 40",
+        "metadata.name may have at most 40 characters: names of what is made from it grow longer",
+        lambda service: len(service.metadata.name) <= 40,
+    ),
+    Rule(
+        f"self.metadata.name.matches('{_SERVICE_NAME}')",
+        "metadata.name must start with a letter and hold only a-z, 0-9 and '-': a Service is named after it",
+        lambda service: _matches(_SERVICE_NAME, service.metadata.name),
+    ),
+    Rule(
+        "(has(self.spec.model.name) ? self.spec.model.name : self.metadata.name) == "
+        "(has(oldSelf.spec.model.name) ? oldSelf.spec.model.name : oldSelf.metadata.name)",
+        "spec.model.name cannot change: clients ask for it; create a second InferenceService with the new name",
+        None,
+    ),
+)

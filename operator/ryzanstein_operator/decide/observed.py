@@ -1,0 +1,47 @@
+"""What the cluster showed at one moment, all that a decision may look at. Built by `cluster/observe`, never here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from ryzanstein_operator.api.wire import Manifest
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """Which object: enough to read, apply or delete it. Match an object that lives by its UID besides."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """The reference to a manifest that has apiVersion, kind, and metadata.name."""
+        metadata = manifest["metadata"]
+        return cls(manifest["apiVersion"], manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One InferenceService and what belongs to it. All manifests are as the API server returned them.
+
+    children: live objects of the kinds of `desired.names.CHILD_KINDS` in the service's namespace: those labelled
+        `ryzanstein.dev/inference-service=NAME`, and also any that bears one of the names we would take, whoever owns
+        it (look up directly what a label-selected cache does not show), so that a stranger's object is left alone.
+    pods: the worker pods, by the same label, terminating ones included.
+    endpoint_slices: those labelled `kubernetes.io/service-name=NAME-workers`.
+    services: every InferenceService watched, this one included: two may claim one model name.
+    refused: what the API server refused at the last visit and the sentence it gave; empty once it was accepted.
+    """
+
+    service: Manifest
+    children: tuple[Manifest, ...] = ()
+    pods: tuple[Manifest, ...] = ()
+    endpoint_slices: tuple[Manifest, ...] = ()
+    services: tuple[Manifest, ...] = ()
+    refused: Mapping[Ref, str] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+"""What is to be done, as data. A Plan can be printed, compared in a test, and carried out by `cluster/apply`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide.observed import Ref
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply with our field manager, conflicts forced.
+
+    `uid` is the UID of the live object this was decided on, or None to create; put it into the request's
+    `metadata.uid`, so that the write fails if the object has been replaced meanwhile.
+    """
+
+    manifest: Manifest
+    uid: str | None
+    why: str
+
+    @property
+    def ref(self) -> Ref:
+        return Ref.of(self.manifest)
+
+    def __str__(self) -> str:
+        return f"{'apply' if self.uid else 'create'} {self.ref}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Background deletion with the UID as precondition."""
+
+    ref: Ref
+    uid: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"delete {self.ref}: {self.why}"
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """Server-side apply of the whole status on the status subresource of the service."""
+
+    ref: Ref
+    uid: str | None
+    status: Manifest
+    why: str
+
+    def __str__(self) -> str:
+        return f"set the status of {self.ref}: {self.why}"
+
+
+@dataclass(frozen=True)
+class EmitEvent:
+    """A Kubernetes Event about the service."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"emit {self.type} event {self.reason}: {self.message}"
+
+
+Action = Apply | Delete | PatchStatus | EmitEvent
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Actions in the order to carry them out. One that fails does not keep the later ones from being tried."""
+
+    actions: tuple[Action, ...] = ()
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Each action in words, for the log and for `plan`."""
+        return tuple(str(action) for action in self.actions)
+
+    def contains_actions(self) -> bool:
+        return bool(self.actions)

@@ -1,0 +1,102 @@
+"""The operator's environment, read once at the edge into a frozen value. Bad values raise with a sentence."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class SettingsError(ValueError):
+    """An environment variable cannot be used. The text is one sentence that names it."""
+
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator was told at its start.
+
+    watch_namespaces: where InferenceServices are served; empty means every namespace.
+    gateway_labels: selector labels of the gateway's pods in `namespace`; only they may call a worker's API.
+    metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
+    """
+
+    namespace: str
+    worker_image: str
+    gateway_url: str = ""
+    watch_namespaces: tuple[str, ...] = ()
+    image_pull_policy: str = "IfNotPresent"
+    gateway_labels: Mapping[str, str] = field(default_factory=dict)
+    metrics_namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    lease_name: str = "ryzanstein-operator"
+    pod_name: str = "ryzanstein-operator"
+
+    @property
+    def watches_all(self) -> bool:
+        return not self.watch_namespaces
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Reads RYZANSTEIN_* from `environment`. Raises SettingsError."""
+        namespace = _label("RYZANSTEIN_NAMESPACE", _required(environment, "RYZANSTEIN_NAMESPACE"))
+        return cls(
+            namespace=namespace,
+            worker_image=_required(environment, "RYZANSTEIN_WORKER_IMAGE"),
+            gateway_url=_url(environment, "RYZANSTEIN_GATEWAY_URL"),
+            watch_namespaces=_namespaces(environment.get("RYZANSTEIN_WATCH_NAMESPACES", ""), namespace),
+            image_pull_policy=_pull_policy(environment),
+            gateway_labels=_labels(environment, "RYZANSTEIN_GATEWAY_LABELS"),
+            metrics_namespace_labels=_labels(environment, "RYZANSTEIN_METRICS_NAMESPACE_LABELS"),
+            lease_name=_label("RYZANSTEIN_LEASE_NAME", environment.get("RYZANSTEIN_LEASE_NAME") or cls.lease_name),
+            pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
+        )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").strip()
+    if not value:
+        raise SettingsError(f"{name} is not set; the chart sets it, so set it too when you start the operator by hand.")
+    return value
+
+
+def _label(name: str, value: str) -> str:
+    if len(value) > 63 or not _LABEL.fullmatch(value):
+        raise SettingsError(f"{name} is {value!r}; it must be a DNS label: at most 63 of a-z, 0-9 and '-'.")
+    return value
+
+
+def _namespaces(text: str, release: str) -> tuple[str, ...]:
+    """ "*" means all (the empty tuple), nothing means the release's own."""
+    names = [part.strip() for part in text.split(",") if part.strip()] or [release]
+    if "*" in names:
+        if len(names) > 1:
+            raise SettingsError("RYZANSTEIN_WATCH_NAMESPACES names '*' (all) beside others; give either '*' or a list.")
+        return ()
+    return tuple(dict.fromkeys(_label("RYZANSTEIN_WATCH_NAMESPACES", name) for name in names))
+
+
+def _url(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").strip().rstrip("/")
+    if value and not value.startswith(("http://", "https://")):
+        raise SettingsError(f"{name} is {value!r}; it must start with http:// or https://.")
+    return value
+
+
+def _pull_policy(environment: Mapping[str, str]) -> str:
+    value = environment.get("RYZANSTEIN_IMAGE_PULL_POLICY") or "IfNotPresent"
+    if value not in _PULL_POLICIES:
+        raise SettingsError(f"RYZANSTEIN_IMAGE_PULL_POLICY is {value!r}; choose one of {', '.join(_PULL_POLICIES)}.")
+    return value
+
+
+def _labels(environment: Mapping[str, str], name: str) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in environment.get(name, "").split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not _LABEL_KEY.fullmatch(key) or len(value) > 63 or not _LABEL_VALUE.fullmatch(value):
+            raise SettingsError(f"{name} holds {part!r}; write labels as key=value, with commas between them.")
+        labels[key] = value
+    return labels
