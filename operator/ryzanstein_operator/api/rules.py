@@ -125,17 +125,39 @@ def _names_rule(field: str) -> Rule:
 
 
 def _amounts_rule(field: str) -> Rule:
-    value = f"self.{field}[name]"
+    value = f"string(self.{field}[name])"
     return Rule(
-        f"!has(self.{field}) || self.{field}.all(name, type({value}) == int ? {value} >= 0 : "
-        f"(isQuantity({value}) && quantity({value}).sign() >= 0))",
+        f"!has(self.{field}) || self.{field}.all(name, isQuantity({value}) && "
+        f"!quantity({value}).isLessThan(quantity('0')))",
         "amounts must be quantities of at least 0, such as 2, 500m or 16Gi",
         lambda needs: _amounts(getattr(needs, field)),
         field,
     )
 
 
-RESOURCES = (_names_rule("requests"), _amounts_rule("requests"), _names_rule("limits"), _amounts_rule("limits"))
+def _within_limits(needs: Any) -> bool:
+    both = needs.requests.keys() & needs.limits.keys()
+    amounts = [(needs.requests[name], needs.limits[name]) for name in both]
+    return all(
+        parse_quantity(request) <= parse_quantity(limit)
+        for request, limit in amounts
+        if is_quantity(request) and is_quantity(limit)
+    )
+
+
+RESOURCES = (
+    _names_rule("requests"),
+    _amounts_rule("requests"),
+    _names_rule("limits"),
+    _amounts_rule("limits"),
+    Rule(
+        "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+        "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+        "must not ask for more than the limit of the same name",
+        _within_limits,
+        "requests",
+    ),
+)
 
 ENGINE = (
     Rule(
@@ -147,7 +169,8 @@ ENGINE = (
         "maxBatchTokens",
     ),
     Rule(
-        "!has(self.kvCacheMemory) || (isQuantity(self.kvCacheMemory) && quantity(self.kvCacheMemory).sign() > 0)",
+        "!has(self.kvCacheMemory) || (isQuantity(self.kvCacheMemory) && "
+        "quantity(self.kvCacheMemory).isGreaterThan(quantity('0')))",
         "must be a quantity above 0, such as 8Gi",
         lambda engine: (
             engine.kv_cache_memory is None
@@ -219,24 +242,15 @@ TEMPLATE = (
 def _accelerator_counts(spec: Any) -> bool:
     asked = [needs.get(spec.accelerator) for needs in (spec.resources.requests, spec.resources.limits)]
     return spec.accelerator == "cpu" or all(
-        count in (None, spec.parallelism.tensor, str(spec.parallelism.tensor)) for count in asked
-    )
-
-
-def _requests_within_limits(spec: Any) -> bool:
-    needs = spec.resources
-    return all(
-        parse_quantity(amount) <= parse_quantity(needs.limits[name])
-        for name, amount in needs.requests.items()
-        if name in needs.limits
+        str(count) == str(spec.parallelism.tensor) for count in asked if count is not None
     )
 
 
 def _count_cel(part: str) -> str:
-    held = f"self.resources.{part}[self.accelerator]"
+    held = f"self.resources.{part}"
     return (
-        f"!has(self.resources.{part}) || !(self.accelerator in self.resources.{part}) || "
-        f"(type({held}) == int ? {held} == self.parallelism.tensor : {held} == string(self.parallelism.tensor))"
+        f"(!has({held}) || !(self.accelerator in {held}) || "
+        f"string({held}[self.accelerator]) == string(self.parallelism.tensor))"
     )
 
 
@@ -249,7 +263,7 @@ SPEC = (
         optional=False,
     ),
     Rule(
-        f"self.accelerator == 'cpu' || (({_count_cel('requests')}) && ({_count_cel('limits')}))",
+        f"self.accelerator == 'cpu' || ({_count_cel('requests')} && {_count_cel('limits')})",
         "must name as many accelerators as parallelism.tensor, or leave them out: each rank has one of its own",
         _accelerator_counts,
         "resources",

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON: the one bare dict that may cross modules."""
@@ -35,6 +37,11 @@ class Rule:
     holds: Callable[[Any], bool] | None
     field: str = ""
 
+    def to_wire(self) -> dict[str, str]:
+        """One item of `x-kubernetes-validations`."""
+        wire = {"rule": self.cel, "message": self.message}
+        return wire | {"fieldPath": f".{self.field}"} if self.field else wire
+
 
 class Wire(BaseModel):
     """Base of all wire types."""
@@ -48,6 +55,13 @@ class Wire(BaseModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [rule.to_wire() for rule in cls.rules]
+        return schema
 
     @model_validator(mode="after")
     def _hold_rules(self) -> Self:
