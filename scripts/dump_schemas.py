@@ -1,7 +1,7 @@
 """Writes the JSON schemas that kubeconform checks manifests with, from an API server's own OpenAPI and from crds/.
 
     python scripts/dump_schemas.py --context kind-ryzanstein     a cluster that kubectl reaches
-    python scripts/dump_schemas.py --start                       an API server started for it (binaries of the e2e build)
+    python scripts/dump_schemas.py --start                       an API server started for it (of the e2e build)
     python scripts/dump_schemas.py --crds-only                   only our own resources, no server needed
 
 The result is small: one file of shared definitions (one line each, descriptions left out, only what KINDS reach) and
@@ -119,9 +119,7 @@ def write_lines(path: Path, head: str, entries: Mapping[str, Any], tail: str) ->
 
 def write_server_schemas(definitions: Mapping[str, Any]) -> None:
     names = roots(definitions)
-    write_lines(
-        SCHEMAS / DEFINITIONS, '{"definitions":{\n', reachable(definitions, list(names.values())), "\n}}\n"
-    )
+    write_lines(SCHEMAS / DEFINITIONS, '{"definitions":{\n', reachable(definitions, list(names.values())), "\n}}\n")
     for (group, version, kind), name in names.items():
         reference = {"$ref": f"{DEFINITIONS}#/definitions/{name}"}
         (SCHEMAS / file_name(group, version, kind)).write_text(json.dumps(reference) + "\n")
