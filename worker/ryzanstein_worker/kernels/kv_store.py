@@ -1,0 +1,15 @@
+"""Writes a step's keys and values into their slots of the paged cache. Plain torch, so there is no second variant."""
+
+import torch
+
+
+def store_kv(
+    k_TKH: torch.Tensor,
+    v_TKH: torch.Tensor,
+    k_PSKH: torch.Tensor,
+    v_PSKH: torch.Tensor,
+    slots_T: torch.Tensor,
+) -> None:
+    """Token t's key and value go to slot `slots_T[t]` = block * S + offset (int64, unique within a step)."""
+    k_PSKH.flatten(0, 1).index_copy_(0, slots_T, k_TKH)
+    v_PSKH.flatten(0, 1).index_copy_(0, slots_T, v_TKH)
