@@ -22,6 +22,7 @@ class Settings:
     watch_namespaces: where InferenceServices are served; empty means every namespace.
     gateway_labels: selector labels of the gateway's pods in `namespace`; only they may call a worker's API.
     metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
+    hub_endpoint: a mirror that speaks the Hugging Face hub's protocol; empty means the hub itself.
     """
 
     namespace: str
@@ -33,6 +34,7 @@ class Settings:
     metrics_namespace_labels: Mapping[str, str] = field(default_factory=dict)
     lease_name: str = "ryzanstein-operator"
     pod_name: str = "ryzanstein-operator"
+    hub_endpoint: str = ""
 
     @property
     def watches_all(self) -> bool:
@@ -51,6 +53,7 @@ class Settings:
             gateway_labels=_labels(environment, "RYZANSTEIN_GATEWAY_LABELS"),
             metrics_namespace_labels=_labels(environment, "RYZANSTEIN_METRICS_NAMESPACE_LABELS"),
             lease_name=_label("RYZANSTEIN_LEASE_NAME", environment.get("RYZANSTEIN_LEASE_NAME") or cls.lease_name),
+            hub_endpoint=_url(environment, "RYZANSTEIN_HUB_ENDPOINT"),
             pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
         )
 

@@ -24,7 +24,7 @@ class ConditionType(StrEnum):
 class Condition(Wire):
     """One statement about the service, as metav1.Condition."""
 
-    type: ConditionType = Field(max_length=64)
+    type: ConditionType
     """What the statement is about."""
     status: Status
     """True, False or Unknown."""

@@ -49,6 +49,7 @@ class Wire(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        strict=True,  # "2" and true are no integers to the API server either
         alias_generator=to_camel,
         populate_by_name=True,
         use_attribute_docstrings=True,

@@ -1,0 +1,47 @@
+"""The gateway's route table: one ConfigMap over all services. Pure; who owns a contested name is decided elsewhere."""
+
+import json
+from collections.abc import Iterable
+
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.desired import names
+from ryzanstein_operator.settings import Settings
+from ryzanstein_worker import contract
+
+
+def service_url(settings: Settings) -> str:
+    """The base URL that OpenAI clients are given, or empty where the operator was told of no gateway."""
+    return f"{settings.gateway_url}/v1" if settings.gateway_url else ""
+
+
+def routes_config_map(services: Iterable[InferenceService], settings: Settings) -> Manifest:
+    """The table, sorted, so that the same services give the same bytes."""
+    routes = sorted((_route(service) for service in services), key=lambda route: str(route["model"]))
+    table = {"version": contract.ROUTES_VERSION, "models": routes}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": contract.ROUTES_CONFIG_MAP,
+            "namespace": settings.namespace,
+            "labels": {
+                contract.LABEL_NAME: "ryzanstein",
+                contract.LABEL_COMPONENT: "routes",
+                contract.LABEL_PART_OF: "ryzanstein",
+                contract.LABEL_MANAGED_BY: contract.MANAGED_BY,
+            },
+        },
+        "data": {contract.ROUTES_KEY: json.dumps(table, indent=1) + "\n"},
+    }
+
+
+def _route(service: InferenceService) -> Manifest:
+    return {
+        "model": service.model_name,
+        "namespace": service.metadata.namespace,
+        "service": names.workers_service(service.metadata.name),
+        "port": contract.API_PORT,
+        "keySets": sorted(service.spec.access.key_sets),
+        "maxModelLen": service.spec.engine.max_model_len,
+    }

@@ -1,0 +1,30 @@
+"""The head of every manifest: who it belongs to. Pure; knows labels and ownership, no kind in particular."""
+
+from ryzanstein_operator.api.inference_service import KIND, InferenceService
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.desired import names
+from ryzanstein_worker.contract import API_GROUP, API_VERSION
+
+
+def manifest(api_version: str, kind: str, service: InferenceService, body: Manifest) -> Manifest:
+    """The one child of this kind: its head, then `body`."""
+    metadata: Manifest = {
+        "name": names.child_name(kind, service.metadata.name),
+        "namespace": service.metadata.namespace,
+        "labels": names.labels(service.metadata.name),
+    }
+    if service.metadata.uid:  # none yet where a file is planned without a cluster
+        metadata["ownerReferences"] = [owner_reference(service)]
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
+
+
+def owner_reference(service: InferenceService) -> Manifest:
+    """Makes the garbage collector delete what belongs to a service that is gone."""
+    return {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": KIND,
+        "name": service.metadata.name,
+        "uid": service.metadata.uid,
+        # Without blockOwnerDeletion, which some clusters grant only to those who may update the owner's finalizers.
+        "controller": True,
+    }

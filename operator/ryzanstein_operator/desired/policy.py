@@ -1,0 +1,60 @@
+"""What may reach the workers, what they may reach, and how many may go at once. Pure.
+
+Probes need no rule: they come from the node's kubelet, which network plugins let through.
+"""
+
+from urllib.parse import urlsplit
+
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.desired import names
+from ryzanstein_operator.desired.metadata import manifest
+from ryzanstein_operator.settings import Settings
+from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
+
+
+def network_policy(service: InferenceService, settings: Settings) -> Manifest:
+    """Nothing in or out but what is listed: requests from the gateway, scrapes, and a hub model's download."""
+    spec = {
+        "podSelector": {"matchLabels": names.selector(service.metadata.name)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": _ingress(settings),
+        "egress": _egress(service, settings),
+    }
+    return manifest("networking.k8s.io/v1", "NetworkPolicy", service, {"spec": spec})
+
+
+def _ingress(settings: Settings) -> list[Manifest]:
+    gateway = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
+        "podSelector": {"matchLabels": dict(settings.gateway_labels)},
+    }
+    rules = [{"from": [gateway], "ports": [_tcp(API_PORT), _tcp(HEALTH_PORT)]}]
+    if settings.metrics_namespace_labels:
+        scraper = {"namespaceSelector": {"matchLabels": dict(settings.metrics_namespace_labels)}}
+        rules.append({"from": [scraper], "ports": [_tcp(HEALTH_PORT)]})
+    return rules
+
+
+def _egress(service: InferenceService, settings: Settings) -> list[Manifest]:
+    """Names and the hub, for a model that is downloaded. The policy holds for the pod, so the worker shares it."""
+    if not service.spec.model.uri.startswith("hf://"):
+        return []
+    endpoint = urlsplit(settings.hub_endpoint or "https://")
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    return [{"ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]}, {"ports": [_tcp(port)]}]
+
+
+def _tcp(port: int) -> Manifest:
+    return {"protocol": "TCP", "port": port}
+
+
+def disruption_budget(service: InferenceService) -> Manifest:
+    """How many replicas a node drain may take at once: at least one, or a node could never be emptied."""
+    spec = {
+        "maxUnavailable": max(1, service.spec.disruption.max_unavailable),
+        "selector": {"matchLabels": names.selector(service.metadata.name)},
+        # A broken replica serves nobody; it must not keep a node from being drained.
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+    }
+    return manifest("policy/v1", "PodDisruptionBudget", service, {"spec": spec})
