@@ -36,6 +36,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end }}
 
+{{/* The same as operator and gateway read it from the environment: a comma list, or * for all. */}}
+{{- define "ryzanstein.watchNamespacesText" -}}
+{{ if .Values.clusterWide }}*{{ else }}{{ include "ryzanstein.watchNamespaces" . | fromYamlArray | join "," }}{{ end }}
+{{- end }}
+
 {{/* The URL that users reach the gateway by, without /v1 and without a slash at the end. */}}
 {{- define "ryzanstein.gatewayUrl" -}}
 {{- if .Values.gateway.externalUrl -}}
@@ -88,16 +93,16 @@ projected:
 {{/* Probes on the health port, which a thread of its own serves. */}}
 {{- define "ryzanstein.probes" -}}
 startupProbe:
-  httpGet: {path: /health/live, port: health}
+  httpGet: {path: /health/live, port: 8001}
   periodSeconds: 1
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /health/live, port: health}
+  httpGet: {path: /health/live, port: 8001}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
 readinessProbe:
-  httpGet: {path: /health/ready, port: health}
+  httpGet: {path: /health/ready, port: 8001}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
@@ -154,6 +159,6 @@ topologySpreadConstraints:
     - namespaceSelector:
         matchLabels: {{ toJson . }}
   ports:
-    - {protocol: TCP, port: health}
+    - {protocol: TCP, port: 8001}
 {{- end }}
 {{- end }}

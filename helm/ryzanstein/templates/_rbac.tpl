@@ -1,5 +1,5 @@
-{{/* What the operator may do where InferenceServices live. Secrets, pods/exec, roles and wildcards are not in it;
-     there is no "delete": owner references remove what a deleted service leaves. */}}
+{{/* What the operator may do where InferenceServices live; the operator's own list of it (cluster/resources.py) is
+     compared by a test. Secrets, pods/exec, roles and wildcards are not in it. */}}
 {{- define "ryzanstein.operatorRules" -}}
 - apiGroups: [ryzanstein.dev]
   resources: [inferenceservices]
@@ -7,22 +7,29 @@
 - apiGroups: [ryzanstein.dev]
   resources: [inferenceservices/status]
   verbs: [patch]
+# An owner reference that blocks the owner's deletion asks for this where OwnerReferencesPermissionEnforcement is on.
+- apiGroups: [ryzanstein.dev]
+  resources: [inferenceservices/finalizers]
+  verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-- apiGroups: [""]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
