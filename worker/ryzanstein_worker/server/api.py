@@ -1,0 +1,198 @@
+"""The HTTP API: routes, bodies and errors. A refusal has OpenAI's shape. Knows no engine internals."""
+
+import asyncio
+import logging
+import string
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ryzanstein_worker import contract
+from ryzanstein_worker.server import errors
+from ryzanstein_worker.server.errors import ApiError
+from ryzanstein_worker.server.gate import error_response
+from ryzanstein_worker.server.health import Probes, page
+from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, StrictModel
+from ryzanstein_worker.server.parsing import RequestT, parse
+from ryzanstein_worker.server.responses import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList
+from ryzanstein_worker.server.service import Caller, Run, Service
+from ryzanstein_worker.server.stream import EventStream, as_api_error, unless_gone
+from ryzanstein_worker.telemetry.metrics import ServerMetrics
+
+MAX_BODY_BYTES = 16 << 20
+BODY_TIMEOUT_SECONDS = 60.0
+INLINE_BODY_BYTES = 1 << 16
+"""Bodies up to this size are parsed on the event loop; larger ones in a thread."""
+_HEX = frozenset(string.hexdigits)
+
+_log = logging.getLogger(__name__)
+
+
+def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastAPI:
+    """The application of one served model."""
+    # The document is served; the pages that show it are not, for they load scripts from elsewhere.
+    app = FastAPI(title="Ryzanstein worker", docs_url=None, redoc_url=None)
+    _add_errors(app)
+
+    @app.post(contract.COMPLETIONS, **_documented(CompletionRequest, Completion, Completion))
+    async def completions(request: Request) -> Response:
+        return await _generate(request, service, CompletionRequest)
+
+    @app.post(contract.CHAT_COMPLETIONS, **_documented(ChatCompletionRequest, ChatCompletion, ChatCompletionChunk))
+    async def chat_completions(request: Request) -> Response:
+        return await _generate(request, service, ChatCompletionRequest)
+
+    @app.get(contract.MODELS)
+    async def models() -> ModelList:
+        return ModelList(object="list", data=[_model(service)])
+
+    @app.get(contract.MODELS + "/{name:path}")
+    async def model(name: str) -> Model:
+        if name != service.name:
+            raise errors.model_not_found(service.name)
+        return _model(service)
+
+    async def health_page(request: Request) -> Response:
+        answer = page(request.url.path, probes, metrics.render)
+        assert answer is not None, "only the pages' own paths are routed here"
+        return Response(answer.body, answer.status, media_type=answer.content_type)
+
+    for path in (contract.HEALTH_LIVE, contract.HEALTH_READY, contract.METRICS):
+        app.router.routes.append(Route(path, health_page, methods=["GET"]))
+    _add_schemas(app)
+    return app
+
+
+async def _generate(request: Request, service: Service, model: type[RequestT]) -> Response:
+    caller = Caller(arrival=request.state.arrival, cache_salt=_cache_salt(request))
+    body = await _body(request)
+    if len(body) <= INLINE_BODY_BYTES:
+        parsed: StrictModel = parse(body, model)
+    else:
+        parsed = await asyncio.to_thread(parse, body, model)
+    try:
+        return await _answer(request, service, parsed, caller)
+    except ClientDisconnect:
+        return Response(status_code=499)  # nobody reads it
+    except ApiError:
+        raise
+    except Exception as error:
+        raise as_api_error(error) from None
+
+
+async def _answer(request: Request, service: Service, parsed: StrictModel, caller: Caller) -> Response:
+    async def prepare() -> Run:
+        if isinstance(parsed, CompletionRequest):
+            return await service.completion(parsed, caller)
+        assert isinstance(parsed, ChatCompletionRequest)
+        return await service.chat(parsed, caller)
+
+    run = await unless_gone(request.receive, prepare())
+    assert isinstance(parsed, CompletionRequest | ChatCompletionRequest)
+    if parsed.stream:
+        return EventStream(service.stream(run), error_response)
+    answer = await unless_gone(request.receive, service.whole(run))
+    return Response(answer.to_json(), media_type="application/json")
+
+
+async def _body(request: Request) -> bytes:
+    """The body, of JSON by its label, within the bounds of size and time."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "The content type must be application/json.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "Compressed bodies are not accepted.")
+    too_large = ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", headers={"connection": "close"})
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(408, "The body did not arrive in time.", headers={"connection": "close"}) from None
+    return bytes(body)
+
+
+def _cache_salt(request: Request) -> bytes:
+    given = request.headers.get(contract.HEADER_CACHE_SALT, "")
+    if len(given) > 64 or len(given) % 2 or not _HEX.issuperset(given):
+        raise ApiError(400, "The cache salt header must be at most 64 hexadecimal digits.")
+    return bytes.fromhex(given)
+
+
+def _model(service: Service) -> Model:
+    return Model(
+        id=service.name,
+        object="model",
+        created=service.created,
+        owned_by="ryzanstein",
+        max_model_len=service.engine.info.max_model_len,
+    )
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def api_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error_response(error)
+
+    async def http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        sentence = {404: "There is nothing at this path.", 405: "This path does not take this method."}
+        refusal = ApiError(error.status_code, sentence.get(error.status_code, "The request is not valid."))
+        refusal.headers.update(error.headers or {})
+        return error_response(refusal)
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)
+
+    async def anything(_: Request, error: Exception) -> Response:
+        return error_response(as_api_error(error))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, anything)
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _documented(
+    request: type[StrictModel], whole: type[Completion | ChatCompletion], chunk: type[Completion | ChatCompletionChunk]
+) -> dict[str, Any]:
+    """What the OpenAPI document says of a route whose body we parse ourselves."""
+    body = {"required": True, "content": {"application/json": {"schema": _ref(request.__name__)}}}
+    return {
+        "responses": {
+            200: {"model": whole, "content": {"text/event-stream": {"schema": _ref(chunk.__name__)}}},
+            "4XX": {"model": errors.ErrorResponse},
+            "5XX": {"model": errors.ErrorResponse},
+        },
+        "response_class": Response,
+        "openapi_extra": {"requestBody": body},
+    }
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Put the models that FastAPI does not see into the document."""
+    make = app.openapi
+
+    def document() -> dict[str, Any]:
+        models = [(CompletionRequest, "validation"), (ChatCompletionRequest, "validation")]
+        chunks = [(Completion, "serialization"), (ChatCompletionChunk, "serialization")]
+        _, found = models_json_schema([*models, *chunks], ref_template="#/components/schemas/{model}")  # type: ignore[list-item]  # the pairs' literals widen to str
+        schema = make()
+        schema["components"]["schemas"] = found["$defs"] | schema["components"]["schemas"]
+        return schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI documents this way of extending it

@@ -1,0 +1,201 @@
+"""The life of the worker's parent process: sockets, engine, server, drain, exit code.
+
+Order of the start: bind both sockets (a port in use is told at once), answer probes, load the model, accept requests.
+The API socket is bound but does not listen before the model is loaded, so that a connection is refused: whoever
+knocked knows that nothing was started.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from ryzanstein_worker.config import ServeConfig
+from ryzanstein_worker.contract import EXIT_GROUP_LOST
+from ryzanstein_worker.engine.engine import Engine
+from ryzanstein_worker.engine.status import GroupLost, GroupLostError
+from ryzanstein_worker.errors import ConfigError
+from ryzanstein_worker.server.api import build_app
+from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
+from ryzanstein_worker.server.gate import Gate
+from ryzanstein_worker.server.health import HealthServer, Probes
+from ryzanstein_worker.server.protocol import BoundedHttpProtocol
+from ryzanstein_worker.server.service import Service
+from ryzanstein_worker.server.tokenizer import Tokenizer
+from ryzanstein_worker.telemetry.metrics import ServerMetrics
+
+DRAIN_GRACE_SECONDS = 5.0
+"""How long a draining worker still accepts requests, until those who route have seen that it is not ready."""
+FAREWELL_SECONDS = 1.0
+"""How long the last bytes of ended requests may take to leave."""
+LISTEN_BACKLOG = 1024
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: ServeConfig) -> int:
+    """Serve until SIGTERM, SIGINT or the loss of the engine; the process' exit code.
+
+    Raises:
+        ConfigError: only the user can mend it; the sentence says how.
+    """
+    with contextlib.closing(_bind(config.host, config.port)) as api_socket:
+        return uvloop.run(_Worker(config, api_socket).run())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: signals mean draining here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Worker:
+    def __init__(self, config: ServeConfig, api_socket: socket.socket) -> None:
+        self._config = config
+        self._socket = api_socket
+        self._probes = Probes()
+        self._metrics = ServerMetrics(config.served_model_name)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()  # a second signal: end now
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        config = self._config
+        health = HealthServer(config.host, config.health_port, self._probes, self._metrics.render)
+        _log.info("answering probes", extra={"host": config.host, "port": health.port})
+        try:
+            async with self._engine() as engine:
+                return 0 if engine is None else await self._serve(engine)
+        except GroupLostError as error:
+            return _lost(error.lost)
+        finally:
+            health.close()
+
+    def _signalled(self) -> None:
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    @contextlib.asynccontextmanager
+    async def _engine(self) -> AsyncIterator[Engine | None]:
+        """The loaded engine; None if a signal came first."""
+        start = asyncio.create_task(Engine.start(self._config.engine))
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not start.done():
+            _log.info("stopped while the model was loading")
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+            yield None
+            return
+        engine = await start
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+
+    async def _serve(self, engine: Engine) -> int:
+        config = self._config
+        model_dir = Path(config.engine.model_dir)
+        tokenizer = Tokenizer(model_dir)
+        template = ChatTemplate(read_chat_template(model_dir), tokenizer.special)
+        self._metrics.watch(engine.stats)
+        service = Service(config.served_model_name, engine, tokenizer, template, self._metrics)
+        gate = Gate(build_app(service, self._probes, self._metrics))
+        server = _uvicorn(gate)
+        serving = asyncio.create_task(server.serve(sockets=[self._socket]))
+        self._probes.engine, self._probes.phase = engine, "serving"
+        _log.info("serving", extra={"model": service.name, "host": config.host, "port": self._socket.getsockname()[1]})
+        try:
+            return await self._until_the_end(engine, gate, serving)
+        finally:
+            server.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+            await template.close()
+
+    async def _until_the_end(self, engine: Engine, gate: Gate, serving: "asyncio.Task[None]") -> int:
+        stop = asyncio.create_task(self._stop.wait())
+        lost = asyncio.create_task(engine.wait_lost())
+        try:
+            await asyncio.wait({stop, lost, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done() and not lost.done():
+                drained = asyncio.create_task(self._drain(engine, gate))
+                await asyncio.wait({drained, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if drained.done():
+                    return drained.result()
+                drained.cancel()
+            gate.close()
+            with contextlib.suppress(TimeoutError):  # each stream still gets its error event
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await gate.wait_idle()
+            return _lost(lost.result()) if lost.done() else 1
+        finally:
+            stop.cancel()
+            lost.cancel()
+
+    async def _drain(self, engine: Engine, gate: Gate) -> int:
+        """Not ready at once, closed after a grace, done when the last request is. Returns the exit code."""
+        self._probes.phase = "draining"
+        seconds = self._config.drain_seconds
+        _log.info("draining", extra={"in_flight": gate.in_flight, "drain_seconds": seconds})
+        hurry = asyncio.create_task(self._hurry.wait())
+        idle = asyncio.create_task(gate.wait_idle())
+        try:
+            await asyncio.wait({hurry}, timeout=min(DRAIN_GRACE_SECONDS, seconds))
+            gate.close()
+            idle.cancel()
+            idle = asyncio.create_task(gate.wait_idle())
+            await asyncio.wait({hurry, idle}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gate.in_flight:
+                _log.warning("ending requests that did not finish in time", extra={"in_flight": gate.in_flight})
+                await engine.stop()
+                await asyncio.wait({idle}, timeout=FAREWELL_SECONDS)
+        finally:
+            hurry.cancel()
+            idle.cancel()
+        _log.info("drained")
+        return 0
+
+
+def _lost(lost: GroupLost) -> int:
+    _log.error("the engine is lost: %s", lost.reason, extra={"rank": lost.rank})
+    return EXIT_GROUP_LOST
+
+
+def _uvicorn(gate: Gate) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            gate,
+            http=BoundedHttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=LISTEN_BACKLOG,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=75,
+        )
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. Raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host} port {port}: {error.strerror}.") from None
+    return bound

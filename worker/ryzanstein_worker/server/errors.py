@@ -1,0 +1,102 @@
+"""Errors as OpenAI's clients expect them, and the sentences that go into them.
+
+Every sentence here is fixed: it may name the client's own field or a limit of ours, never an exception's text,
+a path, an address or another request's content.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from ryzanstein_worker.contract import HEADER_NOT_STARTED
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+
+
+class ErrorBody(BaseModel):
+    """The inside of an error answer."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """An error answer, also the payload of a stream's `error` event."""
+
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """Ends one request with a status and a fixed sentence."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = ErrorResponse(error=ErrorBody(message=message, type=kind, param=param, code=code))
+        self.headers = dict(headers or {})
+
+
+def model_not_found(served_name: str) -> ApiError:
+    return ApiError(
+        404,
+        f"The model does not exist here; this worker serves '{served_name}'.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def context_exceeded(
+    max_model_len: int, num_prompt: int, max_tokens: int | None, *, at_least: bool = False
+) -> ApiError:
+    """OpenAI's sentence, by which clients recognise a prompt they should shorten."""
+    about = "at least " if at_least else ""
+    asked = (
+        f"your messages resulted in {about}{num_prompt} tokens"
+        if max_tokens is None
+        else f"you requested {about}{num_prompt + max_tokens} tokens "
+        f"({num_prompt} in the prompt, {max_tokens} in the completion)"
+    )
+    return ApiError(
+        400,
+        f"This model's maximum context length is {max_model_len} tokens. However, {asked}. Please reduce the length "
+        "of the prompt or of the completion.",
+        param="messages",
+        code="context_length_exceeded",
+    )
+
+
+def not_started(reason: str, sentence: str) -> ApiError:
+    """503 for a request of which nothing has run: another replica may take it."""
+    return ApiError(
+        503, sentence, kind=SERVER_ERROR, code=reason, headers={"retry-after": "1", HEADER_NOT_STARTED: reason}
+    )
+
+
+def engine_failed() -> ApiError:
+    return ApiError(500, "The engine could not complete this request.", kind=SERVER_ERROR, code="engine_error")
+
+
+def engine_lost() -> ApiError:
+    return ApiError(
+        503,
+        "The engine ended while this request was running.",
+        kind=SERVER_ERROR,
+        code="engine_lost",
+        headers={"retry-after": "5"},
+    )
+
+
+def internal() -> ApiError:
+    return ApiError(500, "The server failed to handle this request.", kind=SERVER_ERROR, code="internal_error")

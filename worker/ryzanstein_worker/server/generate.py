@@ -1,0 +1,217 @@
+"""One choice of an answer: the engine's tokens in, pieces of text out. Knows no HTTP and no JSON.
+
+Stop strings are matched here, over text, for the engine knows none. Text that may be the beginning of a stop string
+is held back until it is known not to be one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ryzanstein_worker.engine.request import AddRequest, TokenLogprobs, TokenOutput
+from ryzanstein_worker.engine.status import EngineBusyError, GroupLostError
+from ryzanstein_worker.server.errors import engine_failed, engine_lost, not_started
+from ryzanstein_worker.server.tokenizer import Detokenizer, Tokenizer
+from ryzanstein_worker.telemetry.metrics import ServerMetrics
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token with its log probability (natural, before temperature)."""
+
+    text: str
+    utf8: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """A generated token and the most likely ones at its place, the likeliest first."""
+
+    chosen: ScoredToken
+    top: tuple[ScoredToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to one choice. The last one carries `finish_reason`."""
+
+    index: int
+    text: str
+    tokens: tuple[GeneratedToken, ...]  # empty unless logprobs were asked for
+    num_tokens: int  # generated, shown or not
+    num_cached: int  # prompt tokens found in the prefix cache, of the whole request
+    finish_reason: FinishReason | None = None
+
+
+class TokenSource(Protocol):
+    """The part of the engine that a choice needs."""
+
+    def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput, None]: ...
+
+
+class StopMatcher:
+    """Finds the first stop string in a growing text. Text that it returned holds none and begins none."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that may be shown now, and whether a stop string ended it (it is not part of the text)."""
+        self._held += text
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            shown, self._held = self._held[: min(found)], ""
+            return shown, True
+        keep = self._beginning_of_a_stop()
+        shown, self._held = self._held[:keep], self._held[keep:]
+        return shown, False
+
+    def flush(self) -> str:
+        """What was held back, once no more text comes."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _beginning_of_a_stop(self) -> int:
+        """The first position from which the held text might still grow into a stop string; its length if none."""
+        longest = max(map(len, self._stops), default=0)
+        for at in range(max(0, len(self._held) - longest + 1), len(self._held)):
+            if any(stop.startswith(self._held[at:]) for stop in self._stops):
+                return at
+        return len(self._held)
+
+
+class Choice:
+    """The state of one choice: detokenizer, stop strings, and how many tokens there are."""
+
+    def __init__(self, index: int, request: AddRequest, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._index = index
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
+        self._matcher = StopMatcher(stops)
+        self._stop_ids = frozenset(request.sampling.stop_token_ids)
+        self._min_tokens = request.sampling.min_tokens
+        self._num_tokens = 0
+
+    def push(self, output: TokenOutput) -> Delta:
+        """The delta of one output of the engine."""
+        text, tokens, stopped = "", [], False
+        used = 0
+        for at, token_id in enumerate(output.token_ids):
+            used += 1
+            shown, stopped = self._add(token_id, hidden=token_id in self._stop_ids and output.finish_reason == "stop")
+            text += shown
+            if output.logprobs is not None:
+                tokens.append(self._scored(token_id, output.logprobs[at]))
+            if stopped:
+                break
+        finish: FinishReason | None = "stop" if stopped else None
+        if not stopped and output.finish_reason in ("stop", "length"):
+            finish = output.finish_reason
+            text += self._matcher.flush()
+        return Delta(self._index, text, tuple(tokens), used, output.num_cached_tokens, finish)
+
+    def _add(self, token_id: int, *, hidden: bool) -> tuple[str, bool]:
+        self._num_tokens += 1
+        if hidden:
+            return "", False
+        text = self._detokenizer.push(token_id)
+        if self._num_tokens <= self._min_tokens:
+            return text, False  # a stop string counts only in what comes after min_tokens
+        return self._matcher.push(text) if text else ("", False)
+
+    def _scored(self, token_id: int, scores: TokenLogprobs) -> GeneratedToken:
+        def scored(an_id: int, logprob: float) -> ScoredToken:
+            return ScoredToken(self._tokenizer.token_text(an_id), self._tokenizer.token_bytes(an_id), logprob)
+
+        top = tuple(map(scored, scores.top_ids, scores.top_logprobs))
+        return GeneratedToken(scored(token_id, scores.logprob), top)
+
+
+async def follow(
+    engine: TokenSource,
+    index: int,
+    request: AddRequest,
+    tokenizer: Tokenizer,
+    stops: Sequence[str],
+    metrics: ServerMetrics,
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of one choice, the last with a finish reason. Closing it early aborts the engine's request.
+
+    Raises:
+        ApiError: the engine failed this request, or ended.
+    """
+    choice = Choice(index, request, tokenizer, stops)
+    with metrics.request(request.arrival, len(request.prompt_token_ids)) as timer:
+        async with aclosing(_outputs(engine, request)) as outputs:
+            async for output in outputs:
+                if output.finish_reason in ("error", "abort"):
+                    timer.finish(output.finish_reason)
+                    raise engine_failed() if output.finish_reason == "error" else engine_lost()
+                delta = choice.push(output)
+                timer.tokens(delta.num_tokens, output.first_scheduled)
+                if delta.finish_reason is not None:
+                    timer.finish(delta.finish_reason)
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        timer.finish("error")
+        raise engine_lost()
+
+
+async def _outputs(engine: TokenSource, request: AddRequest) -> AsyncGenerator[TokenOutput, None]:
+    """The engine's outputs, with its exceptions as answers to a client."""
+    try:
+        async with aclosing(engine.generate(request)) as outputs:
+            async for output in outputs:
+                yield output
+    except EngineBusyError:
+        raise not_started("overloaded", "Too many requests are waiting; try again.") from None
+    except GroupLostError:
+        raise engine_lost() from None
+
+
+async def merge(choices: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
+    """The deltas of all choices as they come; each choice's own in order. Closing it closes all."""
+    if len(choices) == 1:
+        async with aclosing(choices[0]) as deltas:
+            async for delta in deltas:
+                yield delta
+        return
+    queue: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
+    tasks = [asyncio.create_task(_drain(choice, queue)) for choice in choices]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drain(choice: AsyncGenerator[Delta, None], queue: "asyncio.Queue[Delta | BaseException | None]") -> None:
+    try:
+        async with aclosing(choice) as deltas:
+            async for delta in deltas:
+                queue.put_nowait(delta)
+    except Exception as error:  # handed to the one who merges, who raises it
+        queue.put_nowait(error)
+    else:
+        queue.put_nowait(None)
+
+
+async def collect(deltas: AsyncIterator[Delta]) -> list[Delta]:
+    """All deltas, for an answer in one piece."""
+    return [delta async for delta in deltas]

@@ -1,0 +1,142 @@
+"""Probes and metrics on a port and a thread of their own, so that they answer while the event loop is busy.
+
+Live: the engine's ranks show signs of life (read from shared memory; a long prefill is life, a queue is no death).
+Ready: live, warmed up, not draining. Knows no requests.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal, Protocol
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, METRICS
+from ryzanstein_worker.engine.status import EngineHealth
+from ryzanstein_worker.errors import ConfigError
+
+Phase = Literal["loading", "serving", "draining"]
+
+_log = logging.getLogger(__name__)
+
+
+class HealthSource(Protocol):
+    """The part of the engine that the probes need. Called from any thread."""
+
+    def health(self) -> EngineHealth: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A probe's answer: good is 200, else 503; the reason is a sentence."""
+
+    good: bool
+    body: bytes
+
+
+class Probes:
+    """What live and ready say. Written by the event loop's thread, read by any; each field is one reference."""
+
+    def __init__(self) -> None:
+        self.phase: Phase = "loading"
+        self.engine: HealthSource | None = None
+
+    def live(self) -> Verdict:
+        """Whether the process should be left alone. A process that loads is alive; Engine.start has its own limit."""
+        engine = self.engine
+        if engine is None:
+            return _verdict(True, "The model is loading.", self.phase)
+        health = engine.health()
+        return _verdict(health.alive, health.reason, self.phase, health)
+
+    def ready(self) -> Verdict:
+        """Whether new requests should come here."""
+        engine, phase = self.engine, self.phase
+        if phase == "loading" or engine is None:
+            return _verdict(False, "The model is loading.", phase)
+        health = engine.health()
+        if health.alive and phase == "draining":
+            return _verdict(False, "The worker is draining.", phase, health)
+        return _verdict(health.alive, health.reason, phase, health)
+
+
+def _verdict(good: bool, reason: str, phase: Phase, health: EngineHealth | None = None) -> Verdict:
+    ranks = [asdict(rank) for rank in health.ranks] if health is not None else []
+    return Verdict(good, json.dumps({"ok": good, "phase": phase, "reason": reason, "ranks": ranks}).encode())
+
+
+@dataclass(frozen=True)
+class Page:
+    """One answer of the health port."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def page(path: str, probes: Probes, metrics: Callable[[], bytes]) -> Page | None:
+    """The page at a path, for the health port and the API port alike; None where there is none."""
+    if path == METRICS:
+        return Page(200, CONTENT_TYPE_LATEST, metrics())
+    if path in (HEALTH_LIVE, HEALTH_READY):
+        verdict = probes.live() if path == HEALTH_LIVE else probes.ready()
+        return Page(200 if verdict.good else 503, "application/json", verdict.body)
+    return None
+
+
+class HealthServer:
+    """Serves the pages from a thread of its own, from construction until `close`.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+
+    def __init__(self, host: str, port: int, probes: Probes, metrics: Callable[[], bytes]) -> None:
+        class Handler(_Handler):
+            def render(self) -> Page | None:
+                return page(self.path.partition("?")[0], probes, metrics)
+
+        try:
+            self._server = _Server((host, port), Handler)
+        except OSError as error:
+            raise ConfigError(f"Cannot listen for probes on {host} port {port}: {error.strerror}.") from None
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 5  # seconds for a client to send its request, so that idle connections hold no threads
+    server_version = "ryzanstein"
+    sys_version = ""
+
+    def render(self) -> Page | None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        try:
+            answer = self.render() or Page(404, "text/plain", b"not found\n")
+        except Exception:
+            _log.exception("a page of the health port failed")
+            answer = Page(500, "text/plain", b"failed\n")
+        self.send_response(answer.status)
+        self.send_header("content-type", answer.content_type)
+        self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        """Probes come every few seconds and say nothing new."""
