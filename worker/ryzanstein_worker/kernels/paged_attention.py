@@ -52,7 +52,7 @@ class AttentionPlan:
         block_size: int,
         window: int | None,
     ) -> "AttentionPlan":
-        """`context_lens` count the stored tokens and the step's own; `window` n: a token sees itself and n - 1 before."""
+        """`context_lens` count the stored tokens and the step's own; `window` n: a token sees itself, n - 1 before."""
         singles = [index for index, length in enumerate(query_lens) if length == 1]
         parts: list[_Decode | _Prefill] = []
         if singles:

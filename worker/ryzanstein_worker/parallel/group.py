@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore
 
 
 class PeerLostError(RuntimeError):
@@ -43,7 +42,7 @@ class Group:
         try:
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                store=FileStore(str(store_path), size),
+                store=dist.FileStore(str(store_path), size),  # type: ignore[attr-defined]  # torch forgets __all__
                 rank=rank,
                 world_size=size,
                 timeout=timedelta(seconds=timeout_seconds),
