@@ -1,0 +1,84 @@
+"""What the stories stand on: a cluster that `make e2e` brought up, a namespace a test, evidence after a failure."""
+
+import base64
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from cluster_view import ClusterView, Release
+from stories import Gateway, until
+
+CONTEXT = os.environ.get("RYZANSTEIN_E2E_CONTEXT", "kind-ryz")
+RELEASE = os.environ.get("RYZANSTEIN_E2E_RELEASE", "ryzanstein")
+GATEWAY_URL = os.environ.get("RYZANSTEIN_E2E_GATEWAY", "http://127.0.0.1:8080")
+EVIDENCE_CHARACTERS = 20_000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.e2e)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Objects, events and logs go into the report of a test that failed, while they still exist."""
+    report = yield
+    view = getattr(item, "funcargs", {}).get("cluster")
+    if report.when == "call" and report.failed and isinstance(view, ClusterView):
+        report.sections.append(("evidence", evidence(view)))
+    return report
+
+
+def evidence(view: ClusterView) -> str:
+    """What one looks at first, each part cut to its last characters; a part that cannot be had says why."""
+    release = Release(view.context, RELEASE)
+    asked = [
+        (view, ("get", "rzi,deployments,replicasets,pods,services,endpointslices", "-o", "wide")),
+        (view, ("get", "rzi", "-o", "yaml")),
+        (view, ("get", "events", "--sort-by=.lastTimestamp")),
+        (view, ("logs", "-l", "ryzanstein.dev/inference-service", "--all-containers", "--prefix", "--tail=60")),
+        (release, ("get", "pods", "-o", "wide")),
+        (release, ("logs", "-l", "app.kubernetes.io/component=operator", "--prefix", "--tail=80")),
+        (release, ("logs", "-l", "app.kubernetes.io/component=gateway", "--prefix", "--tail=40")),
+    ]
+    parts = []
+    for kubectl, arguments in asked:
+        try:
+            said = kubectl.kubectl(*arguments)
+        except AssertionError as error:
+            said = str(error)
+        parts.append(f"$ kubectl {' '.join(arguments)}\n{said[-EVIDENCE_CHARACTERS:]}")
+    return "\n".join(parts)
+
+
+@pytest.fixture(scope="session")
+def release() -> Release:
+    """Refuses a cluster that is not ours to experiment on."""
+    view = Release(CONTEXT, RELEASE)
+    nodes = view.kubectl("get", "nodes", "-o", "name").split()
+    if not CONTEXT.startswith("kind-") and "RYZANSTEIN_E2E_CONTEXT" not in os.environ:
+        raise pytest.UsageError(f"{CONTEXT} is no kind cluster; name it in RYZANSTEIN_E2E_CONTEXT if you mean it")
+    assert len(nodes) >= 3, f"the stories need two workers besides the control plane, not {nodes}"
+    return view
+
+
+@pytest.fixture(scope="session")
+def gateway(release: Release) -> Gateway:
+    encoded = release.kubectl("get", "secret", f"{RELEASE}-default-key", "-o", "jsonpath={.data.key}")
+    return Gateway(GATEWAY_URL, base64.b64decode(encoded).decode().strip())
+
+
+@pytest.fixture
+def cluster(release: Release) -> Iterator[ClusterView]:
+    """A namespace of its own that enforces Pod Security `restricted`; gone when the test is."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted", "ryzanstein.dev/e2e": "true"}
+    view = ClusterView(release.context, name)
+    view.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield view
+    release.kubectl("delete", "namespace", name, "--wait=false")
+    # Two cores: the next test should not share them with this one's pods.
+    until(120, f"namespace {name} is empty", lambda: not view.items("pods", ""))
