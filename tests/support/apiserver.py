@@ -148,7 +148,7 @@ class ApiServer:
 
     def _ready(self) -> bool:
         try:
-            return self.request("GET", "/readyz", raw=True) == "ok"
+            return bool(self.request("GET", "/readyz", raw=True) == "ok")
         except OSError:
             return False
 
@@ -174,8 +174,8 @@ class ApiServer:
         data = None if body is None else json.dumps(body).encode()
         all_headers = {"Authorization": f"Bearer {ADMIN}-token", "Content-Type": "application/json"}
         all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, data, all_headers, method=method)  # noqa: S310 (https only)
-        with urllib.request.urlopen(request, timeout=10, context=self._tls) as answer:  # noqa: S310
+        request = urllib.request.Request(self.url + path, data, all_headers, method=method)
+        with urllib.request.urlopen(request, timeout=10, context=self._tls) as answer:
             text = answer.read().decode()
         return text if raw else json.loads(text)
 

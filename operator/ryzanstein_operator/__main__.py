@@ -1,0 +1,47 @@
+"""The command line: run the operator, print a Plan, or write the CRDs."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from ryzanstein_operator import logs
+from ryzanstein_operator.settings import Settings, SettingsError
+from ryzanstein_worker import contract
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives the process' exit status."""
+    options = _parser().parse_args(arguments)
+    logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
+    return _run(options.host, options.port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ryzanstein_operator", description=__doc__)
+    parser.add_argument("--host", default="0.0.0.0", help="address of the probes and metrics (default: every one)")
+    parser.add_argument("--port", type=int, default=contract.HEALTH_PORT, help="their port (default: %(default)s)")
+    return parser
+
+
+def _run(host: str, port: int) -> int:
+    from ryzanstein_operator.cluster.client import ApiError
+    from ryzanstein_operator.handlers.run import serve
+
+    try:
+        asyncio.run(serve(Settings.from_environment(os.environ), host, port))
+    except (SettingsError, ApiError, OSError) as error:
+        logger.error("The operator cannot start", extra={"error": str(error)})
+        return 1
+    except Exception:
+        logger.exception("The operator ends, to be started anew")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

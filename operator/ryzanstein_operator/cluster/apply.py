@@ -1,0 +1,120 @@
+"""Carries out a Plan and says what came of it. Chooses nothing.
+
+Before each write it asks whether this process still leads, and each write names the UID of the object it was decided
+on: neither a process that was frozen nor a stale picture can touch an object that has taken another's place.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.client import APPLY, ApiError, Cluster
+from ryzanstein_operator.cluster.events import Recorder
+from ryzanstein_operator.cluster.observe import Cache
+from ryzanstein_operator.cluster.resources import path_of
+from ryzanstein_operator.decide.observed import Ref
+from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.telemetry import Metrics
+from ryzanstein_worker import contract
+
+logger = logging.getLogger(__name__)
+
+_QUERY: Final = {"fieldManager": contract.FIELD_MANAGER, "force": "true"}
+
+
+class NotLeadingError(Exception):
+    """The Lease is no longer held: nothing more may be written."""
+
+
+@dataclass
+class Outcome:
+    """What came of a Plan.
+
+    refused: writes that will not be taken until someone changes something (400, 403, 413, 422), with the API
+        server's sentence; the next visit puts it into the status.
+    again: something was in the way that passes by itself, or the picture was stale; visit again soon.
+    """
+
+    refused: dict[Ref, str] = field(default_factory=dict)
+    again: str = ""
+
+
+class Executor:
+    """Turns actions into calls."""
+
+    def __init__(
+        self, cluster: Cluster, cache: Cache, recorder: Recorder, metrics: Metrics, leading: Callable[[], bool]
+    ) -> None:
+        self._cluster, self._cache, self._recorder = cluster, cache, recorder
+        self._metrics, self._leading = metrics, leading
+
+    async def execute(self, plan: Plan, about: Manifest | None) -> Outcome:
+        """Try every action in order; one that fails keeps no later one from being tried. Raises NotLeadingError.
+
+        about: the live object that the Plan's Events speak of.
+        """
+        outcome = Outcome()
+        for action in plan.actions:
+            if not self._leading():
+                raise NotLeadingError
+            try:
+                await self._do(action, about)
+            except ApiError as error:
+                self._failed(action, error, outcome)
+            # A long plan must not keep the loop's other tasks, the Lease first of all, from their turn.
+            await asyncio.sleep(0)
+        return outcome
+
+    async def _do(self, action: Action, about: Manifest | None) -> None:
+        match action:
+            case Apply(manifest=manifest, uid=uid):
+                live = await self._write("apply", action.ref, "PATCH", path_of(action.ref), _with_uid(manifest, uid))
+                self._cache.put(live)
+            case Delete(ref=ref, uid=uid):
+                await self._delete(ref, uid)
+            case PatchStatus(ref=ref, uid=uid, status=status):
+                body = {"apiVersion": ref.api_version, "kind": ref.kind, "status": status}
+                body = _with_uid(body | {"metadata": {"namespace": ref.namespace, "name": ref.name}}, uid)
+                self._cache.put(await self._write("status", ref, "PATCH", f"{path_of(ref)}/status", body))
+            case EmitEvent() if about is not None:
+                await self._recorder.emit(action, about)
+                self._metrics.writes.labels("Event", "emit").inc()
+            case EmitEvent():
+                logger.warning("An Event about nothing is dropped", extra={"reason": action.reason})
+
+    async def _write(self, verb: str, ref: Ref, method: str, path: str, body: Manifest) -> Manifest:
+        live = await self._cluster.call(method, path, body, query=_QUERY, content_type=APPLY)
+        self._metrics.writes.labels(ref.kind, verb).inc()
+        return live
+
+    async def _delete(self, ref: Ref, uid: str) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        try:
+            await self._cluster.call("DELETE", path_of(ref), body | {"preconditions": {"uid": uid}})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return
+        self._metrics.writes.labels(ref.kind, "delete").inc()
+
+    @staticmethod
+    def _failed(action: Action, error: ApiError, outcome: Outcome) -> None:
+        extra: Mapping[str, object] = {"action": str(action), "error": str(error)}
+        if error.transient or error.conflict or error.status == 404:
+            logger.info("An action could not be carried out now; visiting again", extra=extra)
+            outcome.again = str(error)
+            return
+        logger.warning("The API server refused an action", extra=extra)
+        if isinstance(action, (Apply, Delete)):
+            outcome.refused[action.ref] = error.sentence
+        else:
+            outcome.again = str(error)
+
+
+def _with_uid(manifest: Manifest, uid: str | None) -> Manifest:
+    if uid is None:
+        return manifest
+    return manifest | {"metadata": manifest["metadata"] | {"uid": uid}}

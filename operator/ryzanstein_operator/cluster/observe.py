@@ -1,0 +1,193 @@
+"""Our own picture of the cluster: fed by watches, corrected by lists. Builds `Observed`. Writes nothing.
+
+The watch tells of a change within milliseconds, but not of what was deleted while it was broken; so the whole picture
+is listed anew at the start, every few minutes, and whenever the watch shows that it has started over.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.client import ApiError, Cluster
+from ryzanstein_operator.cluster.heartbeat import version_of
+from ryzanstein_operator.cluster.resources import CACHED, CHILDREN, ENDPOINT_SLICES, PODS, ROUTES, SERVICES, Resource
+from ryzanstein_operator.decide.observed import Observed, Ref
+from ryzanstein_operator.desired import names
+from ryzanstein_operator.settings import Settings
+from ryzanstein_worker import contract
+
+logger = logging.getLogger(__name__)
+
+LIST_CHUNK: Final = 500
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What one visit is about: an InferenceService, or with an empty name the gateway's route table."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.name else "routes"
+
+
+ROUTES_VISIT: Final = Key("", "")
+
+
+def key_of(manifest: Manifest) -> Key:
+    """Which visit an object belongs to. A child says so by its label."""
+    metadata = manifest["metadata"]
+    if manifest["kind"] == SERVICES.kind and manifest["apiVersion"] == SERVICES.api_version:
+        return Key(metadata["namespace"], metadata["name"])
+    if manifest["kind"] == ROUTES.kind:
+        return ROUTES_VISIT
+    return Key(metadata["namespace"], metadata.get("labels", {}).get(contract.LABEL_SERVICE, ""))
+
+
+class Cache:
+    """The last known state of every object we watch. Older versions never replace newer ones."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Kind, dict[Key, Manifest]] = defaultdict(dict)
+        self._by_visit: dict[tuple[Kind, Key], set[Key]] = defaultdict(set)
+
+    def put(self, manifest: Manifest) -> bool:
+        """Take in an object as the API server gave it. False if a newer one is known already."""
+        kind, place = _kind(manifest), _place(manifest)
+        known = self._objects[kind].get(place)
+        if known is not None and version_of(known) >= version_of(manifest):
+            return False
+        if known is not None:
+            self._by_visit[kind, key_of(known)].discard(place)
+        self._objects[kind][place] = manifest
+        self._by_visit[kind, key_of(manifest)].add(place)
+        return True
+
+    def drop(self, manifest: Manifest) -> bool:
+        """Forget an object; not if its place has been taken by another one since."""
+        kind, place = _kind(manifest), _place(manifest)
+        known = self._objects[kind].get(place)
+        if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            return False
+        del self._objects[kind][place]
+        self._by_visit[kind, key_of(known)].discard(place)
+        return True
+
+    def replace(self, resource: Resource, namespace: str, manifests: Iterable[Manifest], version: int) -> None:
+        """Take in a whole list of `version`, of one namespace or (empty) of all.
+
+        What is not in it and not newer than it has been deleted unseen.
+        """
+        kind = (resource.api_version, resource.kind)
+        listed = {_place(manifest): manifest for manifest in manifests}
+        for manifest in listed.values():
+            self.put(manifest)
+        for place, known in list(self._objects[kind].items()):
+            within = place.namespace == namespace or not namespace
+            if within and place not in listed and version_of(known) <= version:
+                self.drop(known)
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        return self._objects[resource.api_version, resource.kind].get(Key(namespace, name))
+
+    def all(self, resource: Resource) -> tuple[Manifest, ...]:
+        return tuple(self._objects[resource.api_version, resource.kind].values())
+
+    def of(self, resource: Resource, visit: Key) -> tuple[Manifest, ...]:
+        """The objects of one kind that belong to a visit, by name."""
+        kind = (resource.api_version, resource.kind)
+        return tuple(self._objects[kind][place] for place in sorted(self._by_visit[kind, visit]))
+
+
+class Observer:
+    """Reads the cluster into the cache, and the cache into `Observed`."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, settings: Settings) -> None:
+        self._cluster, self._cache, self._settings = cluster, cache, settings
+
+    async def refresh(self) -> None:
+        """List everything anew. Raises ApiError, its sentence naming the kind that could not be listed."""
+        for resource in CACHED:
+            for namespace in self._namespaces(resource):
+                await self._list(resource, namespace)
+
+    async def observe(self, visit: Key, refused: Mapping[Ref, str]) -> Observed | None:
+        """What a visit may look at; None if the service is gone. Raises ApiError."""
+        service = self._cache.get(SERVICES, visit.namespace, visit.name)
+        if service is None:
+            return None
+        children = [child for resource in CHILDREN for child in self._cache.of(resource, visit)]
+        return Observed(
+            service=service,
+            children=(*children, *await self._strangers(visit, {_place_of_kind(child) for child in children})),
+            pods=self._cache.of(PODS, visit),
+            endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
+            services=self.services(),
+            refused=refused,
+        )
+
+    def services(self) -> tuple[Manifest, ...]:
+        return self._cache.all(SERVICES)
+
+    def routes(self) -> Manifest | None:
+        return self._cache.get(ROUTES, self._settings.namespace, contract.ROUTES_CONFIG_MAP)
+
+    async def _strangers(self, visit: Key, known: set[tuple[Kind, str]]) -> list[Manifest]:
+        """Objects without our label that bear a name we would take: read one by one, only where ours is missing."""
+        found = []
+        for resource in CHILDREN:
+            name = names.child_name(resource.kind, visit.name)
+            if ((resource.api_version, resource.kind), name) not in known:
+                found.append(await self._read(resource, visit.namespace, name))
+        return [manifest for manifest in found if manifest is not None]
+
+    async def _read(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        try:
+            manifest = await self._cluster.call("GET", resource.path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return manifest
+
+    async def _list(self, resource: Resource, namespace: str) -> None:
+        query = {"limit": str(LIST_CHUNK)} | selectors(resource)
+        items: list[Manifest] = []
+        while True:
+            page = await self._cluster.call("GET", resource.path(namespace), query=query)
+            items += page["items"]
+            if not (token := page["metadata"].get("continue")):
+                break
+            query = query | {"continue": token}
+        for item in items:  # a list leaves these to its own head
+            item |= {"apiVersion": resource.api_version, "kind": resource.kind}
+        self._cache.replace(resource, namespace, items, version_of(page))
+
+    def _namespaces(self, resource: Resource) -> tuple[str, ...]:
+        if resource.release_only:
+            return (self._settings.namespace,)
+        return self._settings.watch_namespaces or ("",)
+
+
+def selectors(resource: Resource) -> dict[str, str]:
+    """The query that keeps a list or a watch of `resource` to what is ours."""
+    if resource is ROUTES:
+        return {"fieldSelector": f"metadata.name={contract.ROUTES_CONFIG_MAP}"}
+    return {"labelSelector": contract.LABEL_SERVICE} if resource.labelled else {}
+
+
+def _kind(manifest: Manifest) -> Kind:
+    return (manifest["apiVersion"], manifest["kind"])
+
+
+def _place(manifest: Manifest) -> Key:
+    return Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+def _place_of_kind(manifest: Manifest) -> tuple[Kind, str]:
+    return (_kind(manifest), manifest["metadata"]["name"])

@@ -1,0 +1,182 @@
+"""One level-triggered visit per key: observe, decide, carry out. An event only wakes it, and never says what to do."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Final
+
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.apply import Executor, NotLeadingError, Outcome
+from ryzanstein_operator.cluster.client import ApiError
+from ryzanstein_operator.cluster.lease import Lease
+from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of
+from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.decide.observed import Ref
+from ryzanstein_operator.decide.plan import Plan
+from ryzanstein_operator.decide.reconcile import reconcile, reconcile_routes
+from ryzanstein_operator.handlers.queue import WorkQueue
+from ryzanstein_operator.settings import Settings
+from ryzanstein_operator.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+WORKERS: Final = 4
+"""Visits at one time. They wait for the API server, so a few keep it busy enough."""
+RESYNC_SECONDS: Final = 600.0
+LEAD_POLL_SECONDS: Final = 0.2
+
+
+class Loop:
+    """The operator's heart. `run()` goes on until it is cancelled."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cache: Cache,
+        observer: Observer,
+        executor: Executor,
+        lease: Lease,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._cache, self._observer = settings, cache, observer
+        self._executor, self._lease, self._metrics = executor, lease, metrics
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._refused: dict[Key, dict[Ref, str]] = {}
+        self._refresh = asyncio.Event()
+        self._watched: set[str] = set()
+        self.fault = "the first list is not through"
+
+    # --- what the watch tells ------------------------------------------------------------------------
+
+    async def watched(self, kind: str | None, manifest: Manifest) -> None:
+        """Take in one event: `kind` is the watch's ADDED, MODIFIED or DELETED, or None for an item of a first list."""
+        uid = manifest["metadata"]["uid"]
+        if kind is None and uid in self._watched:
+            # The watch lists again what it has shown before: it was broken, and deletions may have been missed.
+            self._refresh.set()
+        before = self._cache.get(SERVICES, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        if kind == "DELETED":
+            self._watched.discard(uid)
+            changed = self._cache.drop(manifest)
+        else:
+            self._watched.add(uid)
+            changed = self._cache.put(manifest)
+        key = key_of(manifest)
+        if manifest["kind"] == SERVICES.kind and _other_spec(kind, manifest, before):
+            # Two services may claim one model name, and the route table is over all of them.
+            await self._wake_all()
+        elif (changed or kind is None) and (key.name or key == ROUTES_VISIT):
+            await self._queue.add(key)
+
+    # --- running -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """List everything once, then visit. Ends only by being cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_fresh())
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            self._refresh.clear()
+            try:
+                await self._observer.refresh()
+            except ApiError as error:
+                logger.warning("Cannot list the cluster; trying again", extra={"error": str(error)})
+                self.fault = self.fault and f"the first list is not through: {error}"
+                await asyncio.sleep(LEAD_POLL_SECONDS * 10)
+                continue
+            self.fault = ""
+            await self._wake_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC_SECONDS):
+                    await self._refresh.wait()
+
+    async def _wake_all(self) -> None:
+        for service in self._observer.services():
+            await self._queue.add(key_of(service))
+        await self._queue.add(ROUTES_VISIT)
+
+    async def _work(self) -> None:
+        while True:
+            await self._until_leading()
+            key = await self._queue.take()
+            try:
+                await self._visit(key)
+            finally:
+                await self._queue.done(key)
+                self._metrics.queue_depth.set(len(self._queue))
+
+    async def _until_leading(self) -> None:
+        """A standby keeps its picture fresh and its queue coalesced, and writes nothing."""
+        while self.fault or not self._lease.held():  # noqa: ASYNC110 (the clock ends it, which no Event tells of)
+            await asyncio.sleep(LEAD_POLL_SECONDS)
+
+    async def _visit(self, key: Key) -> None:
+        started = time.monotonic()
+        try:
+            outcome = await self._reconcile(key)
+            result = await self._settle(key, outcome)
+        except NotLeadingError:
+            result = "not_leading"
+            await self._queue.add(key)
+        except Exception as error:  # a fault of ours in one service must not stop the others
+            result = "failed"
+            self._metrics.reconcile_errors.inc()
+            delay = await self._queue.retry(key)
+            extra = {"key": str(key), "retry_seconds": round(delay, 1), "error": str(error)}
+            logger.error("A visit failed", extra=extra, exc_info=None if isinstance(error, ApiError) else error)
+        self._metrics.reconciles.labels(result).inc()
+        self._metrics.reconcile_duration.observe(time.monotonic() - started)
+
+    async def _reconcile(self, key: Key) -> Outcome:
+        if key == ROUTES_VISIT:
+            services = self._observer.services()
+            self._metrics.count_services(_conditions(services))
+            return await self._carry_out(key, reconcile_routes(services, self._observer.routes(), self._settings), None)
+        observed = await self._observer.observe(key, self._refused.get(key, {}))
+        if observed is None:
+            self._refused.pop(key, None)
+            return Outcome()
+        plan = reconcile(observed, self._settings, datetime.now(UTC))
+        return await self._carry_out(key, plan, observed.service)
+
+    async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
+        if plan.contains_actions():
+            logger.info("Carrying out a plan", extra={"key": str(key), "actions": list(plan.details)})
+        return await self._executor.execute(plan, about)
+
+    async def _settle(self, key: Key, outcome: Outcome) -> str:
+        """Remember what was refused and choose when to come again. Gives the result's name for the metrics."""
+        news = outcome.refused != self._refused.get(key, {})
+        if outcome.refused:
+            self._refused[key] = outcome.refused
+        else:
+            self._refused.pop(key, None)
+        if news:
+            await self._queue.add(key)  # at once: the status must say it
+        if outcome.again or outcome.refused:
+            await self._queue.retry(key)
+            return "retry"
+        self._queue.forgive(key)
+        return "done"
+
+
+def _other_spec(kind: str | None, manifest: Manifest, before: Manifest | None) -> bool:
+    """Has a service come, gone, or been given another spec? Its own status patches are not such news."""
+    if kind == "DELETED" or before is None:
+        return True
+    old, new = before["metadata"], manifest["metadata"]
+    return any(old.get(name) != new.get(name) for name in ("uid", "generation", "deletionTimestamp"))
+
+
+def _conditions(services: tuple[Manifest, ...]) -> Counter[tuple[str, str]]:
+    return Counter(
+        (condition["type"], condition["status"])
+        for service in services
+        for condition in service.get("status", {}).get("conditions", ())
+    )

@@ -1,0 +1,99 @@
+"""Which visits are due, each key once. Knows keys and times; knows nothing of what a visit does.
+
+client-go's work queue in asyncio: a key that is added while it waits is coalesced; one that is added while it is being
+visited is visited again after, never at the same time.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import random
+import time
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+SETTLE_SECONDS: Final = 0.1
+"""An event's visit waits this long for the other events of the same change."""
+BACKOFF_SECONDS: Final = 0.5
+MAX_BACKOFF_SECONDS: Final = 120.0
+
+
+class WorkQueue(Generic[KeyT]):
+    """Use within one event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due: dict[KeyT, float] = {}
+        self._heap: list[tuple[float, int, KeyT]] = []
+        self._number = 0
+        self._busy: set[KeyT] = set()
+        self._failures: dict[KeyT, int] = {}
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        """Keys that wait, those included that are not due yet."""
+        return len(self._due)
+
+    async def add(self, key: KeyT, delay: float = SETTLE_SECONDS) -> None:
+        """Visit `key` in `delay` seconds, or when it is already due earlier, then."""
+        due = self._clock() + delay
+        if self._due.get(key, float("inf")) <= due:
+            return
+        self._due[key] = due
+        if key not in self._busy:
+            self._push(due, key)
+        async with self._changed:
+            self._changed.notify()
+
+    async def retry(self, key: KeyT) -> float:
+        """Visit `key` again after its own backoff, which doubles with each call. Gives the delay in seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        delay = min(BACKOFF_SECONDS * 2.0 ** min(failures, 20), MAX_BACKOFF_SECONDS) * random.uniform(0.75, 1.25)
+        await self.add(key, delay)
+        return delay
+
+    def forgive(self, key: KeyT) -> None:
+        """`key` is well: its next backoff starts small again."""
+        self._failures.pop(key, None)
+
+    async def take(self) -> KeyT:
+        """The next key that is due; it is busy until `done`."""
+        async with self._changed:
+            while True:
+                wait = self._until_next()
+                if wait is not None and wait <= 0:
+                    return self._pop()
+                # Not wait_for: below Python 3.12 it starts a task, and kopf waits for tasks it does not know.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
+
+    async def done(self, key: KeyT) -> None:
+        """The visit of `key` has ended; if it was added meanwhile it waits for its turn now."""
+        self._busy.discard(key)
+        if key in self._due:
+            self._push(self._due[key], key)
+            async with self._changed:
+                self._changed.notify()
+
+    def _push(self, due: float, key: KeyT) -> None:
+        self._number += 1
+        heapq.heappush(self._heap, (due, self._number, key))
+
+    def _until_next(self) -> float | None:
+        """Seconds until the first key is due; None if none waits. Drops entries that an earlier one has replaced."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            if self._due.get(key) == due and key not in self._busy:
+                return due - self._clock()
+            heapq.heappop(self._heap)
+        return None
+
+    def _pop(self) -> KeyT:
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        self._busy.add(key)
+        return key

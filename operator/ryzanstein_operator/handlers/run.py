@@ -1,0 +1,137 @@
+"""The operator's life: start its parts in order, answer probes, end cleanly. Knows every part, decides nothing."""
+
+import asyncio
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ryzanstein_operator.cluster.apply import Executor
+from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.discovery import wait_for_resources
+from ryzanstein_operator.cluster.events import Recorder
+from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
+from ryzanstein_operator.cluster.lease import Lease
+from ryzanstein_operator.cluster.observe import Cache, Observer
+from ryzanstein_operator.handlers.loop import Loop
+from ryzanstein_operator.handlers.watch import scopes, watch
+from ryzanstein_operator.health import Answer, HealthServer, Probes
+from ryzanstein_operator.settings import Settings
+from ryzanstein_operator.telemetry import Metrics
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 1.0
+STUCK_SECONDS: Final = 15.0
+STOP_SECONDS: Final = 3.0
+"""For kopf's watchers to end. What is left then is cancelled: SIGTERM to exit takes less than five seconds."""
+
+
+class Operator:
+    """One operator process on one event loop."""
+
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        self._cluster, self._settings = cluster, settings
+        self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
+        identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
+        self._lease = Lease(cluster, settings.namespace, settings.lease_name, identity, self._freshness)
+        recorder = Recorder(cluster, settings.pod_name)
+        executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
+        observer = Observer(cluster, cache, settings)
+        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics)
+        self._stop = asyncio.Event()
+        self._beat = time.monotonic()
+        self._waiting_for = "starting"
+
+    @property
+    def probes(self) -> Probes:
+        return Probes(self._live, self._ready, self._render)
+
+    async def run(self) -> None:
+        """Until a signal, or until a part ends. Raises what ended it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        parts = [asyncio.create_task(self._keep_beating(), name="beat")]
+        try:
+            waiting = asyncio.create_task(wait_for_resources(self._cluster, self._tell), name="discovery")
+            await self._first_of([*parts, waiting])
+            if not waiting.done():
+                return
+            # The order matters: kopf, when it ends, also ends every task that was not there before it.
+            parts += [asyncio.create_task(self._lease.run(), name="lease")]
+            parts += [asyncio.create_task(self._loop.run(), name="loop")]
+            await asyncio.sleep(0)
+            for scope in scopes(self._settings):
+                watching = watch(scope, self._cluster, self._settings, self._loop, self._freshness, self._stop)
+                parts += [asyncio.create_task(watching, name="watch")]
+            await self._first_of(parts)
+        finally:
+            await self._end(asyncio.all_tasks() - {asyncio.current_task()})
+
+    async def _first_of(self, parts: Iterable[asyncio.Task[Any]]) -> None:
+        """Wait until one part ends, or for the signal to stop. Raises what the part raised."""
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        done, _ = await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in done - {stopping}:
+            task.result()
+
+    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Stop visiting, hand the Lease on, then let the watchers go."""
+        logger.info("Stopping")
+        for task in tasks:
+            if task.get_name() in ("loop", "lease", "beat", "discovery"):
+                task.cancel()
+        self._stop.set()
+        await self._lease.release()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    # --- asked from the health server's threads --------------------------------------------------------
+
+    def _live(self) -> Answer:
+        stuck = time.monotonic() - self._beat
+        if stuck > STUCK_SECONDS:
+            return Answer(f"the event loop has been stuck for {stuck:.0f} s")
+        if not self._freshness.fresh():
+            age = self._freshness.age()
+            return Answer(
+                f"a change known for {age:.0f} s has not come through the watch (limit {STALE_SECONDS:.0f} s)"
+            )
+        return Answer()
+
+    def _ready(self) -> Answer:
+        if reason := self._waiting_for or self._loop.fault:
+            return Answer(reason)
+        if self._lease.held():
+            return Answer(detail="leading")
+        return Answer(detail=f"standby: {self._lease.fault or f'the Lease is held by {self._lease.holder}'}")
+
+    def _render(self) -> bytes:
+        self._metrics.leader.set(self._lease.held())
+        self._metrics.watch_freshness.set(self._freshness.age())
+        return self._metrics.render()
+
+    def _tell(self, reason: str) -> None:
+        self._waiting_for = reason
+
+
+async def serve(settings: Settings, host: str, port: int) -> None:
+    """Run the operator with its health server until it is told to stop. Raises what ended it."""
+    cluster = await Cluster.connect()
+    try:
+        operator = Operator(cluster, settings)
+        with HealthServer(operator.probes, host, port):
+            await operator.run()
+    finally:
+        await cluster.close()
