@@ -1,0 +1,103 @@
+"""The connections that gateway, operator and workers really open are those that the table of flows lets pass.
+
+The table itself is checked against the rendered NetworkPolicies by tests/contract. Where the cluster's network enforces
+no policies (the offline node image), this is what shows that the policies would cut nothing that is needed.
+"""
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import flows
+from cluster_view import ClusterView, KubectlError, Release
+from stories import Gateway, service, streaming_clients, until
+
+ESTABLISHED, TIME_WAIT = "01", "06"
+SERVED = {flows.API, flows.HEALTH}
+READ = "print(open('/proc/net/tcp').read())"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Who stands behind an address: a pod by its labels, the API server, else the node or something else on it."""
+
+    pods: dict[str, str]
+    api_server: set[str]
+
+    @classmethod
+    def read(cls, release: Release) -> "Addresses":
+        everything = json.loads(release.kubectl("get", "pods", "--all-namespaces", "-o", "json"))["items"]
+        pods = {
+            pod["status"]["podIP"]: flows.party_of(pod["metadata"]["namespace"], pod["metadata"].get("labels", {}))
+            for pod in everything
+            if pod["status"].get("podIP") and not pod["spec"].get("hostNetwork")
+        }
+        kubernetes = json.loads(
+            release.kubectl("get", "service,endpoints", "kubernetes", "-n", "default", "-o", "json")
+        )
+        addresses = {kubernetes["items"][0]["spec"]["clusterIP"]}
+        addresses |= {entry["ip"] for entry in kubernetes["items"][1]["subsets"][0]["addresses"]}
+        return cls(pods, addresses)
+
+    def party(self, address: str) -> str:
+        if address in self.api_server:
+            return flows.APISERVER
+        private = ipaddress.ip_address(address).is_private
+        return self.pods.get(address, flows.NODE if private else flows.OUTSIDE)
+
+
+def _endpoint(field: str) -> tuple[str, int]:
+    """`0100007F:1F90` of /proc/net/tcp as ("127.0.0.1", 8080): the address is in the machine's byte order."""
+    address, port = field.split(":")
+    return str(ipaddress.IPv4Address(bytes.fromhex(address)[::-1])), int(port, 16)
+
+
+def _connections(view: Release | ClusterView, pod: str) -> Iterator[tuple[str, int, str, int]]:
+    """(local address, local port, remote address, remote port) of a pod's connections, loopback left out."""
+    for line in view.kubectl("exec", pod, "--", "python", "-c", READ).splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 3 and fields[3] in (ESTABLISHED, TIME_WAIT):
+            (local, local_port), (remote, remote_port) = _endpoint(fields[1]), _endpoint(fields[2])
+            if not ipaddress.ip_address(remote).is_loopback:
+                yield local, local_port, remote, remote_port
+
+
+def _seen(view: Release | ClusterView, selector: str, who: Addresses) -> set[tuple[str, str, int, str]]:
+    """(source, target, port, protocol) of what the selected pods have open."""
+    seen = set()
+    for pod in view.items("pods", selector):
+        try:
+            connections = list(_connections(view, pod["metadata"]["name"]))
+        except KubectlError:
+            continue  # on its way out
+        for local, local_port, remote, remote_port in connections:
+            if local_port in SERVED:
+                seen.add((who.party(remote), who.party(local), local_port, "TCP"))
+            else:
+                seen.add((who.party(local), who.party(remote), remote_port, "TCP"))
+    return seen
+
+
+def test_only_flows_of_the_table_are_seen(cluster: ClusterView, release: Release, gateway: Gateway) -> None:
+    cluster.apply(service("watched", parallelism={"tensor": 2}))
+    cluster.wait_ready("watched", 240)
+    seen: set[tuple[str, str, int, str]] = set()
+
+    def needed_are_seen() -> bool:
+        who = Addresses.read(release)
+        seen.update(_seen(cluster, "ryzanstein.dev/inference-service=watched", who))
+        for component in (flows.GATEWAY, flows.OPERATOR):
+            seen.update(_seen(release, f"app.kubernetes.io/component={component}", who))
+        short = {(source, target, port) for source, target, port, _ in seen}
+        api_server = {(source, target) for source, target, _ in short}
+        return (
+            (flows.GATEWAY, flows.WORKER, flows.API) in short
+            and (flows.NODE, flows.WORKER, flows.HEALTH) in short
+            and {(flows.GATEWAY, flows.APISERVER), (flows.OPERATOR, flows.APISERVER)} <= api_server
+        )
+
+    with streaming_clients(gateway, "watched", 4):
+        until(120, "each needed flow is seen", needed_are_seen)
+    print("flows seen:", *sorted(seen), sep="\n  ")
+    assert flows.complaints(seen) == []
