@@ -1,0 +1,218 @@
+"""The gateway's HTTP application: plain ASGI, a route table, one way in.
+
+Every request passes the key check before anything else is looked at. Knows the API's paths and the order of steps;
+the steps themselves live in auth, limits, fleet and proxy.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from ryzanstein_gateway.auth import ANYONE, Principal, authenticate
+from ryzanstein_gateway.errors import (
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    MODEL_NOT_FOUND,
+    UNKNOWN_URL,
+    Refusal,
+    Refused,
+)
+from ryzanstein_gateway.exchange import Exchange, Receive, Reply, Scope, Send
+from ryzanstein_gateway.fleet import Fleet
+from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, model_of, read_body
+from ryzanstein_gateway.logs import AccessEntry, log_access
+from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.proxy import Errand, Proxy
+from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.settings import Settings
+from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, MODELS
+
+CLIENT_CLOSED: Final = 499
+"""nginx's status for the log: the client left before the reply was whole."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated request on its way through a handler."""
+
+    principal: Principal
+    exchange: Exchange
+    reply: Reply
+    receive: Receive
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the route table. A prefix rule takes every longer path as well."""
+
+    method: str
+    path: str
+    handler: Callable[["App", Call], Awaitable[None]]
+    prefix: bool = False
+
+    def matches(self, path: str) -> bool:
+        """Whether the path is this rule's, whatever the method."""
+        return path == self.path or (self.prefix and path.startswith(self.path) and path != self.path)
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        proxy: Proxy,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        digests: Callable[[], Mapping[str, frozenset[str]]],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._fleet = fleet
+        self._proxy = proxy
+        self._metrics = metrics
+        self._settings = settings
+        self._digests = digests
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever happens, with OpenAI's error shape, one access line and one count."""
+        exchange = Exchange.begin(scope)
+        reply = Reply(exchange, scope, send, closing=self._draining())
+        try:
+            await self._answer(exchange, reply, receive)
+        except Refused as refused:
+            await reply.refuse(refused.refusal)
+        except ClientGone:
+            exchange.status, exchange.outcome = CLIENT_CLOSED, "client_closed"
+        except Exception:
+            _log.exception("request %s failed", exchange.request_id)
+            await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))
+        finally:
+            self._account(exchange)
+
+    async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive) -> None:
+        principal = self._authenticate(exchange)
+        at_path = [rule for rule in RULES if rule.matches(exchange.path)]
+        if not at_path:
+            raise Refused(UNKNOWN_URL)
+        rule = next((rule for rule in at_path if rule.method == exchange.method), None)
+        if rule is None:
+            raise Refused(_allow(METHOD_NOT_ALLOWED, at_path))
+        await rule.handler(self, Call(principal, exchange, reply, receive))
+
+    def _authenticate(self, exchange: Exchange) -> Principal:
+        if not self._settings.auth_required:
+            return ANYONE
+        try:
+            return authenticate(exchange.headers, self._digests())
+        except Refused:
+            self._metrics.auth_failures.inc()
+            raise
+
+    async def complete(self, call: Call) -> None:
+        """POST of a completion or chat completion: find the model, forward."""
+        exchange = call.exchange
+        check_content_type(exchange.headers)
+        check_length(exchange.headers, self._settings.max_body_bytes)
+        body = await read_body(
+            call.receive,
+            max_bytes=self._settings.max_body_bytes,
+            timeout_seconds=self._settings.body_timeout_seconds,
+        )
+        route = self._find(model_of(body), call.principal)
+        exchange.model = route.model
+        errand = Errand(route, body, call.principal.cache_salt)
+        with self._metrics.in_flight.labels(route.model).track_inprogress():
+            await while_client_stays(call.receive, self._proxy.forward(errand, exchange, call.reply))
+
+    async def list_models(self, call: Call) -> None:
+        """GET of every model that the key may use."""
+        models = [_model_object(route) for route in self._fleet.table.visible(call.principal.key_sets)]
+        await call.reply.json(200, msgspec.json.encode({"object": "list", "data": models}))
+
+    async def get_model(self, call: Call) -> None:
+        """GET of one model; its name may hold slashes."""
+        route = self._find(call.exchange.path.removeprefix(MODELS + "/"), call.principal)
+        await call.reply.json(200, msgspec.json.encode(_model_object(route)))
+
+    def _find(self, model: str, principal: Principal) -> Route:
+        route = self._fleet.table.find(model, principal.key_sets)
+        if route is None:
+            raise Refused(MODEL_NOT_FOUND)
+        return route
+
+    def _account(self, exchange: Exchange) -> None:
+        now = time.perf_counter()
+        first_byte = None if exchange.first_byte is None else exchange.first_byte - exchange.began
+        self._metrics.requests.labels(exchange.model, str(exchange.status)).inc()
+        if exchange.model:
+            self._metrics.duration.labels(exchange.model).observe(now - exchange.began)
+            if first_byte is not None:
+                self._metrics.first_byte.labels(exchange.model).observe(first_byte)
+        log_access(
+            AccessEntry(
+                request_id=exchange.request_id,
+                method=exchange.method,
+                path=exchange.path[:256],
+                status=exchange.status,
+                duration_ms=round((now - exchange.began) * 1000, 3),
+                model=exchange.model,
+                endpoint=exchange.endpoint,
+                tries=exchange.tries,
+                first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
+                outcome=exchange.outcome,
+            )
+        )
+
+
+RULES: Final = (
+    Rule("POST", COMPLETIONS, App.complete),
+    Rule("POST", CHAT_COMPLETIONS, App.complete),
+    Rule("GET", MODELS, App.list_models),
+    Rule("GET", MODELS + "/", App.get_model, prefix=True),
+)
+"""All that the API port answers. A path that is not here is a 404, and only to a valid key."""
+
+
+async def while_client_stays(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run the work; the moment the client leaves, cancel it. Raises ClientGone then, and what the work raises."""
+    worker = asyncio.current_task()
+    assert worker is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        worker.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        worker.uncancel()
+        raise ClientGone from None
+    finally:
+        watcher.cancel()
+
+
+def _allow(refusal: Refusal, rules: list[Rule]) -> Refusal:
+    allowed = ", ".join(rule.method for rule in rules).encode()
+    return replace(refusal, headers=((b"allow", allowed),))
+
+
+def _model_object(route: Route) -> dict[str, object]:
+    # `created` is required by OpenAI's schema; the table does not carry it, and replicas of the gateway must agree.
+    shape: dict[str, object] = {"id": route.model, "object": "model", "created": 0, "owned_by": "ryzanstein"}
+    return shape | ({} if route.max_model_len is None else {"max_model_len": route.max_model_len})

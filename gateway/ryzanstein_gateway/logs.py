@@ -1,0 +1,62 @@
+"""One JSON object a line on standard output.
+
+Knows the shape of a log line. Must never be handed a prompt, a completion or a key.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+ACCESS_LOGGER: Final = logging.getLogger("ryzanstein_gateway.access")
+
+
+class AccessEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished request. Durations are milliseconds; a field that does not apply is left out."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int
+    duration_ms: float
+    model: str = ""
+    endpoint: str = ""
+    tries: int = 0
+    first_byte_ms: float | None = None
+    outcome: str = ""
+
+
+class JsonFormatter(logging.Formatter):
+    """Time, level, logger, message, the fields of an AccessEntry if there is one, the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry = getattr(record, "access", None)
+        if isinstance(entry, AccessEntry):
+            line.update(msgspec.to_builtins(entry))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def configure_logging(level: str) -> None:
+    """Send every logger of the process to standard output as JSON, from `level` up."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # The access log says the same and more; uvicorn's own would also print query strings.
+    logging.getLogger("uvicorn.access").handlers.clear()
+    logging.getLogger("uvicorn.access").propagate = False
+
+
+def log_access(entry: AccessEntry) -> None:
+    """Write one line of the access log."""
+    ACCESS_LOGGER.info("request", extra={"access": entry})

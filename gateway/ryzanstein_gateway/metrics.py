@@ -1,0 +1,69 @@
+"""The gateway's own Prometheus metrics.
+
+Knows names, labels and buckets. The label `model` takes names of the route table only, so no client can grow it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """What is counted as it happens."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "ryzanstein_gateway_requests", "Requests answered; the model is empty where none was found.",
+            ["model", "code"], registry=self.registry,
+        )  # fmt: skip
+        self.duration = Histogram(
+            "ryzanstein_gateway_request_duration_seconds", "From a request's head to its reply's last byte.",
+            ["model"], buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.first_byte = Histogram(
+            "ryzanstein_gateway_time_to_first_byte_seconds", "From a request's head to its reply's first body byte.",
+            ["model"], buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "ryzanstein_gateway_requests_in_flight", "Requests being forwarded.", ["model"], registry=self.registry
+        )
+        self.upstream_retries = Counter(
+            "ryzanstein_gateway_upstream_retries", "Requests sent to another replica.", registry=self.registry
+        )
+        self.auth_failures = Counter(
+            "ryzanstein_gateway_auth_failures", "Requests without a valid key.", registry=self.registry
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View(Collector):
+    """What is looked up when Prometheus asks: from snapshots only, the scrape runs on another thread."""
+
+    endpoints_ready: Callable[[], Iterable[tuple[str, int]]]
+    """Each model and how many of its endpoints are ready."""
+    watch_ages: Callable[[], Iterable[tuple[str, float]]]
+    """Each watch and the seconds since the API server last said anything on it."""
+    routes_stale: Callable[[], bool]
+    """Whether the newest route table could not be read and an older one is in force."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges as they are now."""
+        ready = GaugeMetricFamily("ryzanstein_gateway_endpoints_ready", "Ready replicas.", labels=["model"])
+        for model, count in self.endpoints_ready():
+            ready.add_metric([model], count)
+        yield ready
+        age = GaugeMetricFamily(
+            "ryzanstein_gateway_watch_age_seconds", "Since the API server was last heard.", labels=["watch"]
+        )
+        for watch, seconds in self.watch_ages():
+            age.add_metric([watch], seconds)
+        yield age
+        stale = "The newest route table cannot be read; an older one is in force."
+        yield GaugeMetricFamily("ryzanstein_gateway_routes_stale", stale, value=float(self.routes_stale()))

@@ -1,0 +1,109 @@
+"""The HTTP server's limits below the application: connections, size and duration of a request's head.
+
+uvicorn's httptools protocol bounds neither, so this one does. Knows sockets and bytes, nothing of requests' meaning.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from ryzanstein_gateway.errors import BAD_HTTP, HEAD_TOO_LARGE, HEAD_TOO_SLOW, TOO_MANY_CONNECTIONS, Refusal
+from ryzanstein_gateway.settings import Settings
+
+ABORT: Final = "ryzanstein.abort"
+"""ASGI extension: a function that closes the connection after what has been sent, in mid-response."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HttpToolsProtocol that refuses a head that is too large or too slow, and connections beyond a number."""
+
+    settings: Settings
+    """Set by `bounded_protocol`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Begin a connection, or turn it away."""
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.max_connections:
+            self._refuse(TOO_MANY_CONNECTIONS)
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, counting the bytes of an unfinished head."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        # A head that came whole has been measured in on_headers_complete; this is one that does not end.
+        if self._in_head and self._head_bytes > self.settings.max_head_bytes and not self.transport.is_closing():
+            self._refuse(HEAD_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A new request on the connection."""
+        super().on_message_begin()
+        self._in_head = True
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: stop its clock, check its size, hand it on."""
+        self._stop_timer()
+        self._in_head = False
+        self._head_bytes = 0
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.settings.max_head_bytes:
+            self._refuse(HEAD_TOO_LARGE)
+            return
+        self.scope["extensions"] = {ABORT: {"close": self.transport.close}}
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body; of a request that was turned away it is dropped."""
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of the body."""
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed gets OpenAI's error shape too."""
+        if not self.transport.is_closing():
+            self._refuse(BAD_HTTP)
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.settings.head_timeout_seconds, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self._head_bytes:
+            self._refuse(HEAD_TOO_SLOW)
+        else:  # nothing was asked, so nothing is answered
+            self._stop_timer()
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._stop_timer()
+        body = refusal.body()
+        head = [b"content-type: application/json", b"connection: close", b"content-length: %d" % len(body)]
+        self.transport.write(STATUS_LINE[refusal.status] + b"\r\n".join(head) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
+def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """The protocol class for uvicorn's `http` argument."""
+    attributes: dict[str, Any] = {"settings": settings}
+    return type("Protocol", (BoundedProtocol,), attributes)

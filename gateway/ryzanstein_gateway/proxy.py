@@ -1,0 +1,189 @@
+"""Sends a request to a replica and passes the reply on, byte for byte, as it comes.
+
+Knows what may be tried again (only what no replica has begun) and what must be cut. Does not look into bodies, but
+for the last bytes of an event stream.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from ryzanstein_gateway.balance import Endpoint
+from ryzanstein_gateway.errors import (
+    NO_REPLICA,
+    OVERLOADED,
+    SHUTTING_DOWN,
+    STREAM_CUT,
+    UPSTREAM_FAILED,
+    UPSTREAM_TIMEOUT,
+    Refusal,
+    Refused,
+)
+from ryzanstein_gateway.exchange import Exchange, Header, Reply
+from ryzanstein_gateway.fleet import Fleet
+from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.settings import Settings
+from ryzanstein_worker.contract import HEADER_CACHE_SALT, HEADER_NOT_STARTED, HEADER_REQUEST_ID
+
+MAX_TRIES: Final = 3
+_POOL_IDLE_SECONDS: Final = 3.0
+"""Below the 5 s after which servers commonly close an idle connection, so that none is used while it closes."""
+_DONE: Final = b"data: [DONE]"
+_TAIL_BYTES: Final = 32
+_EVENT_STREAM: Final = "text/event-stream"
+
+# What goes up is a list of what may, so that no credential and no header of ours can slip through.
+_PASSED_UP: Final = frozenset({b"accept", b"content-type", b"traceparent", b"tracestate", b"user-agent"})
+_KEPT_BACK: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),  # hop by hop
+        *("date", "server", HEADER_REQUEST_ID, HEADER_NOT_STARTED, HEADER_CACHE_SALT),  # ours to say
+    }
+)
+
+
+class NotStarted(Enum):
+    """Why a replica has not begun a request, and certainly has not."""
+
+    REFUSED = "refused"
+    DRAINING = "draining"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is to be sent: the body as it came, to whichever replica of the route."""
+
+    route: Route
+    body: bytes
+    cache_salt: str
+
+
+def open_session(settings: Settings) -> aiohttp.ClientSession:
+    """The pool of connections to replicas. No proxy, no cookies, no redirects, bodies as they are."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_SECONDS, use_dns_cache=False),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        # An identity: what a replica compresses could not be passed on piece by piece.
+        headers={"accept-encoding": "identity"},
+    )
+
+
+class Proxy:
+    """Forwards errands. One for the process; holds nothing of a request."""
+
+    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, metrics: Metrics, settings: Settings) -> None:
+        self._fleet = fleet
+        self._session = session
+        self._metrics = metrics
+        self._limit = settings.request_timeout_seconds
+
+    async def forward(self, errand: Errand, exchange: Exchange, reply: Reply) -> None:
+        """Send the errand, to another replica as long as none has begun it. Raises Refused before any byte went out."""
+        relay = Relay(reply, exchange)
+        try:
+            async with asyncio.timeout(self._limit):
+                await self._send_somewhere(errand, exchange, relay)
+        except TimeoutError:
+            await relay.fail(UPSTREAM_TIMEOUT)
+        except aiohttp.ClientError:
+            await relay.fail(STREAM_CUT if reply.started else UPSTREAM_FAILED)
+        except asyncio.CancelledError:
+            # Either the client has left, and hears no more, or the gateway's time to drain is over.
+            if reply.started:
+                await relay.fail(SHUTTING_DOWN)
+            raise
+
+    async def _send_somewhere(self, errand: Errand, exchange: Exchange, relay: "Relay") -> None:
+        tried: set[str] = set()
+        reason: NotStarted | None = None
+        while exchange.tries < MAX_TRIES:
+            endpoint = self._fleet.pick(errand.route, tried)
+            if endpoint is None:
+                break
+            tried.add(endpoint.host)
+            exchange.tries += 1
+            exchange.endpoint = endpoint.pod or endpoint.host
+            if exchange.tries > 1:
+                self._metrics.upstream_retries.inc()
+            with self._fleet.in_flight(endpoint):
+                reason = await self._try(endpoint, errand, exchange, relay)
+            if reason is None:
+                return
+            if reason is not NotStarted.OVERLOADED:  # a full replica is a healthy one
+                self._fleet.shun(endpoint)
+        raise Refused(OVERLOADED if reason is NotStarted.OVERLOADED else NO_REPLICA)
+
+    async def _try(self, endpoint: Endpoint, errand: Errand, exchange: Exchange, relay: "Relay") -> NotStarted | None:
+        url = URL(f"http://{endpoint.host}:{errand.route.port}{exchange.path}", encoded=True)
+        headers = dict(_headers_up(exchange, errand))
+        try:
+            response = await self._session.post(url, data=errand.body, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return NotStarted.REFUSED
+        async with response:
+            said = response.headers.get(HEADER_NOT_STARTED)
+            if response.status == 503 and said is not None:
+                return NotStarted.OVERLOADED if said == NotStarted.OVERLOADED.value else NotStarted.DRAINING
+            await relay.run(response)
+        return None
+
+
+class Relay:
+    """Passes one response on. Status and headers wait for the first byte of the body: until then 502 can be said."""
+
+    def __init__(self, reply: Reply, exchange: Exchange) -> None:
+        self._reply = reply
+        self._exchange = exchange
+        self._event_stream = False
+
+    async def run(self, response: aiohttp.ClientResponse) -> None:
+        """Pass on all of a response. Raises aiohttp.ClientError where the replica breaks off."""
+        self._event_stream = response.content_type == _EVENT_STREAM and response.status == 200
+        tail = b""
+        async for chunk in response.content.iter_any():
+            if not self._reply.started:
+                await self._reply.start(response.status, _headers_down(response))
+            await self._reply.write(chunk)
+            if self._event_stream:
+                tail = (tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        if self._event_stream and _DONE not in tail:
+            # A stream that ends without saying so was broken off, whatever the transport says.
+            raise aiohttp.ClientPayloadError
+        if not self._reply.started:
+            await self._reply.start(response.status, _headers_down(response))
+        await self._reply.end()
+
+    async def fail(self, refusal: Refusal) -> None:
+        """Say that it went wrong: as a status while that can be said, else in the stream. Raises Refused."""
+        if not self._reply.started:
+            raise Refused(refusal)
+        await self._reply.cut(refusal, event_stream=self._event_stream)
+
+
+def _headers_up(exchange: Exchange, errand: Errand) -> Iterator[tuple[str, str]]:
+    for name, value in exchange.headers:
+        if name in _PASSED_UP:
+            yield name.decode("latin-1"), value.decode("latin-1")
+    yield HEADER_REQUEST_ID, exchange.request_id
+    if errand.cache_salt:
+        yield HEADER_CACHE_SALT, errand.cache_salt
+
+
+def _headers_down(response: aiohttp.ClientResponse) -> list[Header]:
+    named = {token.strip().lower() for token in response.headers.get("connection", "").split(",")}
+    return [
+        (name.lower(), value)
+        for name, value in response.raw_headers
+        if (text := name.decode("latin-1").lower()) not in _KEPT_BACK and text not in named
+    ]

@@ -1,0 +1,88 @@
+"""The route table: which model is served by which Service, and who may use it.
+
+Knows the ConfigMap that the operator renders; knows no custom resource and makes no call.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from ryzanstein_gateway.kube import Meta
+from ryzanstein_worker.contract import DEFAULT_KEY_SET, ROUTES_KEY, ROUTES_VERSION
+
+
+class RoutesError(Exception):
+    """The ConfigMap holds no route table that can be used. Carries one sentence."""
+
+
+class ConfigMap(msgspec.Struct, frozen=True):
+    """As much of a ConfigMap as the gateway reads."""
+
+    metadata: Meta
+    data: dict[str, str] | None = None
+
+
+class Route(msgspec.Struct, frozen=True, rename="camel"):
+    """One model. `key_sets` empty means the key set `default`; `max_model_len` is in tokens."""
+
+    model: str
+    namespace: str
+    service: str
+    port: int
+    key_sets: tuple[str, ...] = ()
+    max_model_len: int | None = None
+
+    def allows(self, key_sets: Set[str] | None) -> bool:
+        """Whether a key of these sets may use the model; None is a gateway without authentication."""
+        return key_sets is None or not key_sets.isdisjoint(self.key_sets or (DEFAULT_KEY_SET,))
+
+
+class _RoutesFile(msgspec.Struct, frozen=True):
+    version: int
+    models: tuple[Route, ...]
+
+
+_DECODER: Final = msgspec.json.Decoder(_RoutesFile)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Every model by its name. One snapshot; a change makes a new table."""
+
+    by_model: Mapping[str, Route] = MappingProxyType({})
+
+    def find(self, model: str, key_sets: Set[str] | None) -> Route | None:
+        """The route of a model; None if there is none or the key may not know of it, which look the same."""
+        route = self.by_model.get(model)
+        return route if route is not None and route.allows(key_sets) else None
+
+    def visible(self, key_sets: Set[str] | None) -> list[Route]:
+        """The routes a key may use, by name."""
+        return [route for _, route in sorted(self.by_model.items()) if route.allows(key_sets)]
+
+
+def parse_routes(config_maps: Iterable[ConfigMap]) -> RouteTable:
+    """The table in the ConfigMap, empty where there is none. Raises RoutesError."""
+    for config_map in config_maps:
+        text = (config_map.data or {}).get(ROUTES_KEY)
+        if text is None:
+            raise RoutesError(f"The ConfigMap has no key {ROUTES_KEY}.")
+        return _parse(text)
+    return RouteTable()
+
+
+def _parse(text: str) -> RouteTable:
+    try:
+        parsed = _DECODER.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RoutesError(f"{ROUTES_KEY} cannot be read: {error}.") from error
+    if parsed.version != ROUTES_VERSION:
+        raise RoutesError(f"{ROUTES_KEY} has version {parsed.version}; this gateway reads {ROUTES_VERSION}.")
+    by_model: dict[str, Route] = {}
+    for route in parsed.models:
+        # The operator gives a name to one service only; should two come, the first one keeps it.
+        by_model.setdefault(route.model, route)
+    return RouteTable(MappingProxyType(by_model))

@@ -1,0 +1,163 @@
+"""Puts the gateway together, runs it, and lets it end without a dropped request.
+
+Knows every part and the order of their beginnings and ends; no part knows this module.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Final
+
+import uvicorn
+
+from ryzanstein_gateway.app import App
+from ryzanstein_gateway.auth import KeyRing
+from ryzanstein_gateway.endpoints import EndpointSlice
+from ryzanstein_gateway.fleet import Fleet, RouteStore
+from ryzanstein_gateway.health import HealthServer, Heartbeat
+from ryzanstein_gateway.kube import Reflector, Source, open_client
+from ryzanstein_gateway.metrics import Metrics, View
+from ryzanstein_gateway.protocol import bounded_protocol
+from ryzanstein_gateway.proxy import Proxy, open_session
+from ryzanstein_gateway.routes import ConfigMap
+from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
+from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
+
+_BEAT_SECONDS: Final = 1.0
+_BACKLOG: Final = 2048
+
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: when to stop accepting is decided here."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+class Gateway:
+    """One gateway process. `port` and `health_port` are the real ones once `started` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.started = asyncio.Event()
+        self.draining = False
+        self._settings = settings
+        self._fleet = Fleet()
+        self._keys = KeyRing(settings.keysets_dir)
+        self._metrics = Metrics()
+        self._heartbeat = Heartbeat()
+        self._reflectors: list[Reflector[Any]] = []
+        self._socket = _listen(settings.host, settings.port)
+        self.port: int = self._socket.getsockname()[1]
+        self._health = HealthServer(
+            settings.host,
+            settings.health_port,
+            live=self._heartbeat,
+            ready=self.why_not_ready,
+            registry=self._metrics.registry,
+        )
+        self.health_port = self._health.port
+
+    def why_not_ready(self) -> str:
+        """Empty when requests may come, else why not. Any thread may ask."""
+        if self.draining:
+            return "draining"
+        if not self._reflectors or not all(reflector.synced for reflector in self._reflectors):
+            return "routes and endpoints have not been listed yet"
+        return ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain. Raises what ends a part that must not end."""
+        async with AsyncExitStack() as stack:
+            self._health.start()
+            stack.callback(self._health.stop)
+            api = await stack.enter_async_context(await open_client())
+            session = await stack.enter_async_context(open_session(self._settings))
+            self._keys.refresh()
+            self._watch(api)
+            background = await stack.enter_async_context(asyncio.TaskGroup())
+            chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
+            chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
+            server = self._server(Proxy(self._fleet, session, self._metrics, self._settings))
+            drain = background.create_task(self._drain(stop, server))
+            await server.serve(sockets=[self._socket])
+            for task in (*chores, drain):
+                task.cancel()
+
+    def _watch(self, api: Any) -> None:
+        seconds = self._settings.watch_seconds
+        routes = Source(
+            name="routes",
+            path=f"/api/v1/namespaces/{self._settings.namespace}/configmaps",
+            item=ConfigMap,
+            field_selector=f"metadata.name={ROUTES_CONFIG_MAP}",
+        )
+        self._reflectors.append(Reflector(api, routes, RouteStore(self._fleet), seconds))
+        for namespace in self._settings.watch_namespaces:
+            where = "" if namespace == ALL_NAMESPACES else f"/namespaces/{namespace}"
+            slices = Source(
+                name=f"endpointslices/{namespace}",
+                path=f"/apis/discovery.k8s.io/v1{where}/endpointslices",
+                item=EndpointSlice,
+                label_selector=LABEL_SERVICE,
+            )
+            self._reflectors.append(Reflector(api, slices, self._fleet.add_store(), seconds))
+        self._metrics.registry.register(
+            View(
+                endpoints_ready=lambda: [
+                    (route.model, self._fleet.ready_endpoints(route)) for route in self._fleet.table.by_model.values()
+                ],
+                watch_ages=lambda: [(one.source.name, one.age()) for one in self._reflectors],
+                routes_stale=lambda: self._fleet.table_is_stale,
+            )
+        )
+
+    def _server(self, proxy: Proxy) -> _Server:
+        app = App(
+            self._fleet,
+            proxy,
+            self._metrics,
+            self._settings,
+            digests=lambda: self._keys.digests,
+            draining=lambda: self.draining,
+        )
+        config = uvicorn.Config(
+            app,
+            http=bounded_protocol(self._settings),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=round(self._settings.keep_alive_seconds),
+            timeout_graceful_shutdown=round(self._settings.drain_seconds),
+        )
+        return _Server(config)
+
+    async def _beat(self) -> None:
+        while True:
+            self._heartbeat.beat()
+            self.started.set()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def _drain(self, stop: asyncio.Event, server: _Server) -> None:
+        """Not ready at once; new connections are taken until every proxy has heard; then running requests end."""
+        await stop.wait()
+        self.draining = True
+        _log.info("draining: not ready, accepting for %g s more", self._settings.drain_grace_seconds)
+        await asyncio.sleep(self._settings.drain_grace_seconds)
+        server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)

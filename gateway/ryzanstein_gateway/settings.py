@@ -1,0 +1,106 @@
+"""The gateway's settings: read once from the environment, checked, frozen.
+
+Knows names and bounds of the settings; must not know who uses them.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ryzanstein_worker.contract import API_PORT, ENV_LOG_LEVEL, HEALTH_PORT
+
+ALL_NAMESPACES: Final = "*"
+
+
+class SettingsError(Exception):
+    """A setting is missing or out of range. Carries one sentence for whoever set it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that can be set. Durations are seconds, sizes are bytes."""
+
+    namespace: str
+    """Where the ConfigMap of routes lies: the release's namespace."""
+    watch_namespaces: tuple[str, ...]
+    """Where EndpointSlices are watched, one watch each; `("*",)` is a single watch over the whole cluster."""
+    auth_required: bool = True
+    keysets_dir: Path = Path("/etc/ryzanstein/keysets")
+    host: str = "0.0.0.0"
+    port: int = API_PORT
+    health_port: int = HEALTH_PORT
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_head_bytes: int = 32 * 1024
+    max_connections: int = 10_000
+    head_timeout_seconds: float = 10.0
+    body_timeout_seconds: float = 30.0
+    request_timeout_seconds: float = 600.0
+    connect_timeout_seconds: float = 2.0
+    keep_alive_seconds: float = 65.0
+    drain_grace_seconds: float = 5.0
+    """How long a terminating gateway goes on accepting, until every kube-proxy has heard of it."""
+    drain_seconds: float = 120.0
+    watch_seconds: float = 30.0
+    """Life of one watch request. The server ends it then; one that is silent for longer is dead."""
+    log_level: str = "INFO"
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment. Raises SettingsError with a sentence that names the variable."""
+    namespace = environ.get("RYZANSTEIN_NAMESPACE", "")
+    if not namespace:
+        raise SettingsError("RYZANSTEIN_NAMESPACE must name the namespace that holds the ConfigMap of routes.")
+    return Settings(
+        namespace=namespace,
+        watch_namespaces=_namespaces(environ.get("RYZANSTEIN_WATCH_NAMESPACES", ""), namespace),
+        auth_required=_choice(environ, "RYZANSTEIN_GATEWAY_AUTH", "required", ("required", "none")) == "required",
+        keysets_dir=Path(environ.get("RYZANSTEIN_KEYSETS_DIR") or Settings.keysets_dir),
+        host=environ.get("RYZANSTEIN_GATEWAY_HOST") or Settings.host,
+        port=_integer(environ, "RYZANSTEIN_GATEWAY_PORT", Settings.port, 0, 65535),
+        health_port=_integer(environ, "RYZANSTEIN_GATEWAY_HEALTH_PORT", Settings.health_port, 0, 65535),
+        max_body_bytes=_integer(environ, "RYZANSTEIN_MAX_BODY_BYTES", Settings.max_body_bytes, 1, 1 << 30),
+        max_connections=_integer(environ, "RYZANSTEIN_MAX_CONNECTIONS", Settings.max_connections, 1, 1_000_000),
+        body_timeout_seconds=_seconds(environ, "RYZANSTEIN_BODY_TIMEOUT_SECONDS", Settings.body_timeout_seconds),
+        request_timeout_seconds=_seconds(
+            environ, "RYZANSTEIN_REQUEST_TIMEOUT_SECONDS", Settings.request_timeout_seconds
+        ),
+        connect_timeout_seconds=_seconds(
+            environ, "RYZANSTEIN_CONNECT_TIMEOUT_SECONDS", Settings.connect_timeout_seconds
+        ),
+        drain_grace_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_GRACE_SECONDS", Settings.drain_grace_seconds),
+        drain_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_SECONDS", Settings.drain_seconds),
+        watch_seconds=_seconds(environ, "RYZANSTEIN_WATCH_SECONDS", Settings.watch_seconds),
+        log_level=_choice(environ, ENV_LOG_LEVEL, "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+    )
+
+
+def _namespaces(value: str, own: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip())) or (own,)
+    return (ALL_NAMESPACES,) if ALL_NAMESPACES in names else names
+
+
+def _choice(environ: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = environ.get(name) or default
+    for word in allowed:
+        if value.lower() == word.lower():
+            return word
+    raise SettingsError(f"{name} must be one of {', '.join(allowed)}.")
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    value = environ.get(name) or str(default)
+    if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+        raise SettingsError(f"{name} must be an integer from {low} to {high}.")
+    return int(value)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        value = float(environ.get(name) or default)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 86_400:
+        raise SettingsError(f"{name} must be a number of seconds above 0 and at most 86400.")
+    return value
