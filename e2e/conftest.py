@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Generator, Iterator
 
 import pytest
+
 from cluster_view import ClusterView, Release
 from stories import Gateway, until
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from cluster_view import ClusterView, Release
 from stories import conditions, service, until
 

@@ -1,6 +1,7 @@
 """Deleting a service leaves nothing of it behind, and its model is unknown at once."""
 
 import httpx
+
 from cluster_view import ClusterView
 from stories import Gateway, service, until
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from cluster_view import ClusterView, Release
 from stories import conditions, service, until
 

@@ -1,8 +1,9 @@
 """Two replicas of two ranks on two nodes answer as one rank does."""
 
 import httpx
-from cluster_view import ClusterView
 from openai import OpenAI
+
+from cluster_view import ClusterView
 from stories import Gateway, conditions, is_true, service, until
 
 PROMPTS = ["Return a list of", "Raise ValueError if", "The default value is"]

@@ -1,6 +1,7 @@
 """`kubectl scale` works on the custom resource, down to zero and back."""
 
 import httpx
+
 from cluster_view import ClusterView
 from stories import Gateway, service, until
 
