@@ -93,16 +93,16 @@ projected:
 {{/* Probes on the health port, which a thread of its own serves. */}}
 {{- define "ryzanstein.probes" -}}
 startupProbe:
-  httpGet: {path: /health/live, port: 8001}
+  httpGet: {path: /health/live, port: health}
   periodSeconds: 1
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /health/live, port: 8001}
+  httpGet: {path: /health/live, port: health}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
 readinessProbe:
-  httpGet: {path: /health/ready, port: 8001}
+  httpGet: {path: /health/ready, port: health}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2

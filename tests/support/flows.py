@@ -1,0 +1,186 @@
+"""Which connections must pass and which must not, between whom: the table that tests and the e2e run share.
+
+Knows the parties, their labels and ports; asks netpol for verdicts. `FLOWS` is checked against the rendered policies by
+the contract tests, and against the connections seen on a real cluster by `complaints`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netpol import Manifest, Network, Peer
+from ryzanstein_worker import contract
+
+RELEASE = "ryzanstein"
+RELEASE_NAMESPACE = "ryzanstein"
+
+# Parties. Those with an address and no namespace are no pods.
+GATEWAY = "gateway"
+OPERATOR = "operator"
+WORKER = "worker"
+"""A worker whose model needs no download."""
+REPLICA = "replica"
+"""Another pod of the same service as WORKER."""
+HUB_WORKER = "hub-worker"
+"""A worker of another service, whose model comes from the hub."""
+FOREIGN_WORKER = "foreign-worker"
+"""A pod with a worker's labels in a namespace that is not watched."""
+NEIGHBOUR = "neighbour"
+"""Any other pod in the workers' namespace."""
+CLIENT = "client"
+"""A pod of some user, in a namespace of its own."""
+PROMETHEUS = "prometheus"
+DNS = "dns"
+APISERVER = "apiserver"
+NODE = "node"
+OUTSIDE = "outside"
+"""An address on the internet, the hub's included."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One connection and whether it must pass."""
+
+    source: str
+    target: str
+    port: int
+    passes: bool
+    why: str
+    protocol: str = "TCP"
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}:{self.port}/{self.protocol}"
+
+
+def _yes(source: str, target: str, port: int, why: str, protocol: str = "TCP") -> Flow:
+    return Flow(source, target, port, True, why, protocol)
+
+
+def _no(source: str, target: str, port: int, why: str, protocol: str = "TCP") -> Flow:
+    return Flow(source, target, port, False, why, protocol)
+
+
+API, HEALTH = contract.API_PORT, contract.HEALTH_PORT
+
+FLOWS: tuple[Flow, ...] = (
+    # Requests take one way: in at the gateway, and from there to the workers.
+    _yes(CLIENT, GATEWAY, API, "whoever has a key may call the gateway"),
+    _yes(OUTSIDE, GATEWAY, API, "a load balancer keeps the client's address"),
+    _yes(NODE, GATEWAY, API, "a node port brings the node's address"),
+    _yes(GATEWAY, WORKER, API, "requests"),
+    _yes(GATEWAY, HUB_WORKER, API, "requests"),
+    _no(GATEWAY, WORKER, HEALTH, "EndpointSlices tell readiness; the gateway asks no probe"),
+    _no(GATEWAY, FOREIGN_WORKER, API, "labels alone make no worker: the namespace must be watched"),
+    _no(GATEWAY, NEIGHBOUR, API, "the gateway forwards to workers only"),
+    _no(GATEWAY, OUTSIDE, 80, "the gateway forwards to workers only"),
+    _no(CLIENT, WORKER, API, "keys are checked at the gateway, so nobody goes around it"),
+    _no(NEIGHBOUR, WORKER, API, "nor from the workers' own namespace"),
+    _no(REPLICA, WORKER, API, "replicas have nothing to say to one another"),
+    _no(HUB_WORKER, WORKER, API, "nor have services"),
+    _no(OPERATOR, WORKER, API, "the operator sends no requests"),
+    _no(OUTSIDE, WORKER, API, "workers are not reached from outside"),
+    # Metrics are for Prometheus alone, and only where the chart was told of it (SCRAPES).
+    _no(CLIENT, GATEWAY, HEALTH, "metrics are not for users"),
+    _no(CLIENT, OPERATOR, HEALTH, "metrics are not for users"),
+    _no(CLIENT, WORKER, HEALTH, "metrics are not for users"),
+    _no(PROMETHEUS, WORKER, API, "Prometheus reads metrics only"),
+    # A worker has no business anywhere.
+    _no(WORKER, APISERVER, 443, "a worker has no token and no call to make"),
+    _no(WORKER, APISERVER, 6443, "a worker has no token and no call to make"),
+    _no(WORKER, DNS, 53, "a worker without a download resolves no name", "UDP"),
+    _no(WORKER, OUTSIDE, 443, "prompts stay in the cluster"),
+    _no(WORKER, GATEWAY, API, "a worker calls nobody"),
+    _no(WORKER, OPERATOR, HEALTH, "a worker calls nobody"),
+    _no(WORKER, NEIGHBOUR, API, "a worker calls nobody"),
+    # Unless its model is downloaded.
+    _yes(HUB_WORKER, DNS, 53, "the hub's name", "UDP"),
+    _yes(HUB_WORKER, DNS, 53, "the hub's name, when the answer is long"),
+    _yes(HUB_WORKER, OUTSIDE, 443, "the download"),
+    _no(HUB_WORKER, OUTSIDE, 80, "the download is encrypted"),
+    _no(HUB_WORKER, APISERVER, 6443, "a worker has no token and no call to make"),
+    _no(HUB_WORKER, GATEWAY, API, "a worker calls nobody"),
+    _no(CLIENT, HUB_WORKER, API, "keys are checked at the gateway, so nobody goes around it"),
+    # Control.
+    _yes(OPERATOR, APISERVER, 443, "watches and writes"),
+    _yes(OPERATOR, APISERVER, 6443, "watches and writes, after address translation"),
+    _yes(OPERATOR, DNS, 53, "the API server may be given by name", "UDP"),
+    _no(OPERATOR, OUTSIDE, 80, "the operator calls the API server only"),
+    _no(OPERATOR, GATEWAY, API, "the operator sends no requests"),
+    _yes(GATEWAY, APISERVER, 443, "watches"),
+    _yes(GATEWAY, APISERVER, 6443, "watches, after address translation"),
+    _yes(GATEWAY, DNS, 53, "the API server may be given by name", "UDP"),
+    _no(GATEWAY, OPERATOR, HEALTH, "nobody calls the operator"),
+    _no(NEIGHBOUR, OPERATOR, HEALTH, "nobody calls the operator"),
+)
+
+SCRAPES: tuple[tuple[str, str, int], ...] = tuple(
+    (PROMETHEUS, target, HEALTH) for target in (GATEWAY, OPERATOR, WORKER)
+)
+"""Pass where the chart knows Prometheus' namespace, and only there."""
+
+PROBES: tuple[tuple[str, str, int], ...] = tuple(
+    (NODE, target, HEALTH) for target in (GATEWAY, OPERATOR, WORKER, REPLICA, HUB_WORKER)
+)
+"""The kubelet's, from the node that the pod is on. Kubernetes lets them pass whatever the policies say."""
+
+
+def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: str) -> dict[str, Peer]:
+    """Every party. `worker_labels`: the pod labels of WORKER and HUB_WORKER as the operator renders them."""
+    ports = {"api": API, "health": HEALTH}
+    worker = dict(worker_labels[WORKER])
+    return {
+        GATEWAY: Peer("10.244.1.10", RELEASE_NAMESPACE, release_labels(GATEWAY), ports),
+        OPERATOR: Peer("10.244.1.11", RELEASE_NAMESPACE, release_labels(OPERATOR), ports),
+        WORKER: Peer("10.244.1.12", worker_namespace, worker, ports),
+        REPLICA: Peer("10.244.2.12", worker_namespace, worker, ports),
+        HUB_WORKER: Peer("10.244.2.13", worker_namespace, dict(worker_labels[HUB_WORKER]), ports),
+        FOREIGN_WORKER: Peer("10.244.2.14", "elsewhere", worker, ports),
+        NEIGHBOUR: Peer("10.244.2.15", worker_namespace, {"app": "neighbour"}),
+        CLIENT: Peer("10.244.2.16", "users", {"app": "client"}),
+        PROMETHEUS: Peer("10.244.2.17", "monitoring", {"app.kubernetes.io/name": "prometheus"}),
+        DNS: Peer("10.244.0.2", "kube-system", {"k8s-app": "kube-dns"}),
+        APISERVER: Peer("172.18.0.2"),
+        NODE: Peer("172.18.0.3"),
+        OUTSIDE: Peer("93.184.215.14"),
+    }
+
+
+def release_labels(component: str) -> dict[str, str]:
+    """What the chart selects the pods of a component by."""
+    return {
+        contract.LABEL_NAME: "ryzanstein",
+        contract.LABEL_INSTANCE: RELEASE,
+        contract.LABEL_COMPONENT: component,
+    }
+
+
+def network(policies: Iterable[Manifest], worker_namespace: str) -> Network:
+    """The cluster that the parties live in."""
+    names = {RELEASE_NAMESPACE, worker_namespace, "elsewhere", "users", "monitoring", "kube-system"}
+    return Network(tuple(policies), {name: {"kubernetes.io/metadata.name": name} for name in names})
+
+
+def party_of(namespace: str, labels: Mapping[str, str]) -> str:
+    """The party that a pod seen on a cluster is. Every worker counts as WORKER, any pod that is not ours as CLIENT."""
+    if namespace == "kube-system":
+        names = {"kube-dns": DNS, "kube-apiserver": APISERVER}
+        return names.get(labels.get("k8s-app") or labels.get("component") or "", NODE)
+    if labels.get(contract.LABEL_ROLE) == contract.ROLE_WORKER:
+        return WORKER
+    component = labels.get(contract.LABEL_COMPONENT, "")
+    ours = labels.get(contract.LABEL_NAME) == "ryzanstein" and component in (GATEWAY, OPERATOR)
+    return component if ours else CLIENT
+
+
+def complaints(seen: Iterable[tuple[str, str, int, str]]) -> list[str]:
+    """A sentence for each connection (source, target, port, protocol) between parties that is not in the table.
+
+    What does not touch the gateway, the operator or a worker is none of ours. The kubelet's probes are expected.
+    """
+    passing = {(flow.source, flow.target, flow.port, flow.protocol) for flow in FLOWS if flow.passes}
+    passing |= {(*probe, "TCP") for probe in PROBES}
+    ours = {GATEWAY, OPERATOR, WORKER, HUB_WORKER, REPLICA}
+    strange = {entry for entry in seen if {entry[0], entry[1]} & ours} - passing
+    return [
+        f"{source} opened a connection to {target}:{port}/{protocol}, which the table of flows does not let pass"
+        for source, target, port, protocol in sorted(strange)
+    ]
