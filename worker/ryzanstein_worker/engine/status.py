@@ -67,3 +67,9 @@ class GroupLostError(Exception):
 
 class EngineBusyError(Exception):
     """max_queued_requests are in the engine already; this one was not started and may go elsewhere."""
+
+
+EXIT_PEER_LOST = 71
+EXIT_DIVERGED = 72
+EXIT_OUT_OF_MEMORY = 73
+"""Exit codes of a rank, for the supervisor: the first means that the fault is another rank's."""

@@ -1,0 +1,182 @@
+"""The engine as the server sees it: requests in, tokens out, on asyncio, in the parent process.
+
+Speaks token ids only; knows nothing of text, templates or HTTP. It never blocks the event loop and imports no torch:
+the model lives in the ranks.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+from ryzanstein_worker.config import EngineConfig
+from ryzanstein_worker.engine.executor import Executor, RankLink
+from ryzanstein_worker.engine.frames import Begin, FromRank, Loaded, Ready, Refused, StepReport
+from ryzanstein_worker.engine.heartbeat import RankState
+from ryzanstein_worker.engine.request import Abort, AddRequest, TokenOutput
+from ryzanstein_worker.engine.status import (
+    EngineBusyError,
+    EngineHealth,
+    EngineStats,
+    GroupLost,
+    GroupLostError,
+    ModelInfo,
+    RankHealth,
+)
+from ryzanstein_worker.errors import ConfigError
+from ryzanstein_worker.parallel.messages import ChannelClosedError
+
+__all__ = ["Engine", "EngineBusyError", "EngineHealth", "EngineStats", "GroupLost", "GroupLostError", "ModelInfo"]
+
+_STOPPED = GroupLost(rank=None, reason="the engine was stopped")
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Make it with `start`, end it with `stop`. All but `health` belongs to the event loop's thread."""
+
+    def __init__(self, config: EngineConfig, executor: Executor, info: ModelInfo) -> None:
+        self._config = config
+        self._executor = executor
+        self._info = info
+        self._stats = EngineStats()
+        self._streams: dict[str, asyncio.Queue[TokenOutput | GroupLost]] = {}
+        self._lost: GroupLost | None = None
+        self._ended = asyncio.Event()
+        executor.lost.add_done_callback(lambda future: self._end(future.result()))
+        self._reader = asyncio.create_task(self._read_reports(), name="engine reports")
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> "Engine":
+        """Spawn the ranks, load, warm up. Raises ConfigError, GroupLostError; nothing is left behind then."""
+        executor = await Executor.start(config)
+        try:
+            loaded = await _from_each(executor, Loaded)
+            blocks = min(message.num_kv_blocks for message in loaded)
+            for link in executor.links:
+                link.post(Begin(num_kv_blocks=blocks))
+            info = (await _from_each(executor, Ready))[0].info
+        except BaseException:
+            await executor.stop()
+            raise
+        return cls(config, executor, info)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the loaded model."""
+        return self._info
+
+    def stats(self) -> EngineStats:
+        """Rank 0's counters after its latest step."""
+        return self._stats
+
+    async def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput, None]:
+        """The request's outputs until the one with a finish_reason. Closing the generator earlier aborts the request.
+
+        Raises EngineBusyError (not started), GroupLostError, ValueError for an id that is in use or a request beyond
+        the frame limit. A consumer that is slow holds up nobody: at most max_tokens outputs wait for it.
+        """
+        if self._lost is not None:
+            raise GroupLostError(self._lost)
+        if request.request_id in self._streams:
+            raise ValueError(f"a request {request.request_id!r} is running already")
+        if len(self._streams) >= self._config.max_queued_requests:
+            raise EngineBusyError(f"{len(self._streams)} requests are in the engine already")
+        stream: asyncio.Queue[TokenOutput | GroupLost] = asyncio.Queue()
+        self._streams[request.request_id] = stream
+        finished = False
+        try:
+            await self._send(request)
+            while not finished:
+                output = await stream.get()
+                if isinstance(output, GroupLost):
+                    raise GroupLostError(output)
+                finished = output.finish_reason is not None
+                yield output
+        finally:
+            del self._streams[request.request_id]
+            if not finished:
+                self.abort(request.request_id)
+
+    def abort(self, request_id: str) -> None:
+        """End a request; its stream gets a last output with finish_reason "abort". Unknown ids are fine."""
+        if self._lost is None:
+            self._executor.links[0].post(Abort(request_id=request_id))
+
+    def health(self) -> EngineHealth:
+        """From shared memory alone: may be called from any thread, and answers while the event loop is busy."""
+        slots = self._executor.slots
+        ranks = tuple(
+            RankHealth(rank=rank, state=state.name.lower(), age_seconds=age, beats=beats)
+            for rank in range(slots.size)
+            for age, beats, state in [slots.read(rank)]
+        )
+        if self._lost is not None:
+            return EngineHealth(alive=False, reason=self._lost.reason, ranks=ranks)
+        for item in ranks:
+            loading = item.state == RankState.LOADING.name.lower()
+            if not loading and item.age_seconds > self._config.hang_timeout_seconds:
+                reason = f"rank {item.rank} gave no sign of life for {item.age_seconds:.1f} s"
+                return EngineHealth(alive=False, reason=reason, ranks=ranks)
+        return EngineHealth(alive=True, reason="every rank gives signs of life", ranks=ranks)
+
+    async def wait_lost(self) -> GroupLost:
+        """Returns when the group has ended, with which rank and why; after `stop` too."""
+        await self._ended.wait()
+        assert self._lost is not None
+        return self._lost
+
+    async def stop(self) -> None:
+        """End every request with GroupLostError and the ranks with them. May be called twice."""
+        self._end(_STOPPED)
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._executor.stop()
+
+    async def _send(self, request: AddRequest) -> None:
+        try:
+            await self._executor.links[0].send(request)
+        except ChannelClosedError:
+            raise GroupLostError(await self.wait_lost()) from None
+
+    async def _read_reports(self) -> None:
+        """Rank 0's reports to their streams, until its end closes; the supervisor then says why."""
+        try:
+            while True:
+                report = await self._executor.links[0].receive()
+                assert isinstance(report, StepReport)
+                self._stats = report.stats
+                for output in report.outputs:
+                    if (stream := self._streams.get(output.request_id)) is not None:
+                        stream.put_nowait(output)
+        except ChannelClosedError:
+            return
+
+    def _end(self, lost: GroupLost) -> None:
+        if self._lost is None:
+            self._lost = lost
+            self._ended.set()
+            for stream in self._streams.values():
+                stream.put_nowait(lost)
+
+
+async def _from_each(executor: Executor, kind: type[T]) -> list[T]:
+    """The next message of every rank. A refusal outweighs the losses that it causes among the others."""
+    results = await asyncio.gather(*(_expect(link, kind) for link in executor.links), return_exceptions=True)
+    for result in results:
+        if isinstance(result, ConfigError):
+            raise result
+    if any(isinstance(result, ChannelClosedError) for result in results):
+        raise GroupLostError(await asyncio.shield(executor.lost))
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, kind)]
+
+
+async def _expect(link: RankLink, kind: type[T]) -> T:
+    message: FromRank = await link.receive()
+    if isinstance(message, Refused):
+        raise ConfigError(message.sentence)
+    assert isinstance(message, kind), f"{type(message).__name__} where {kind.__name__} was due"
+    return message
