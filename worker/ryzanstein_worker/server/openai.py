@@ -4,7 +4,7 @@ A field that is not here is refused, so that none is accepted and ignored. The o
 OpenAI defines as a label without effect.
 """
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -119,8 +119,8 @@ class CompletionRequest(GenerationRequest):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [cast(list[int], self.prompt)]
-        return [*cast(list[str] | list[list[int]], self.prompt)]
+            return [self.prompt]
+        return [*self.prompt]
 
     @property
     def completion_limit(self) -> int | None:
