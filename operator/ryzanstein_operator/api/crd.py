@@ -1,21 +1,22 @@
 """The CustomResourceDefinition, generated from the models: `python -m ryzanstein_operator crds --output DIR`.
 
-Knows pydantic's JSON schema and what Kubernetes calls a structural schema; knows no field by name.
+Knows what surrounds a schema in a CRD: names, columns, subresources. Knows no field of the spec.
 """
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ryzanstein_operator.api import inference_service as resource
-from ryzanstein_operator.api.wire import Manifest, Wire
+from ryzanstein_operator.api.reference import render_reference
+from ryzanstein_operator.api.schema import structural_schema
+from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_worker.contract import API_GROUP, API_VERSION
 
 FILE_NAME = f"{API_GROUP}_{resource.PLURAL}.yaml"
 _HEADER = "# Generated from ryzanstein_operator/api by `make crds`; edit the models, not this file.\n"
-_DROPPED = ("title", "additionalProperties", "propertyNames")
-
 _COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all replicas serve the spec.", 0),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why, in one word.", 0),
@@ -26,48 +27,6 @@ _COLUMNS = (
     ("URI", "string", ".spec.model.uri", "Where the model lies.", 1),
     ("Image", "string", ".spec.template.image", "Worker image, where it is not the default.", 1),
 )
-
-
-def structural_schema(model: type[Wire]) -> Manifest:
-    """The model as a structural schema: no references, no nulls, no titles; defaults and rules in place."""
-    schema = model.model_json_schema(by_alias=True, mode="validation")
-    return _structural(schema, schema.get("$defs", {}))
-
-
-def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> Manifest:
-    if "$ref" in node:
-        target = definitions[node["$ref"].rpartition("/")[2]]
-        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
-    if "x-kubernetes-int-or-string" in node:
-        node = {**node, "anyOf": [{"type": "integer"}, {"type": "string"}]}
-        return {key: value for key, value in node.items() if key not in _DROPPED}
-    if "anyOf" in node:
-        (some,) = [option for option in node["anyOf"] if option.get("type") != "null"]
-        node = {**some, **{key: value for key, value in node.items() if key not in ("anyOf", "default")}}
-        return _structural(node, definitions)
-    out = {key: value for key, value in node.items() if key not in _DROPPED and not key.startswith("$")}
-    if "description" in out:
-        out["description"] = " ".join(out["description"].split())
-    if "properties" in node:
-        out["properties"] = {name: _property(child, definitions) for name, child in node["properties"].items()}
-    if isinstance(node.get("additionalProperties"), dict):
-        out["additionalProperties"] = _structural(node["additionalProperties"], definitions)
-    if "items" in node:
-        out["items"] = _structural(node["items"], definitions)
-    return out
-
-
-def _property(node: dict[str, Any], definitions: dict[str, Any]) -> Manifest:
-    """A property; an object whose own properties have defaults is defaulted to them, so that they show.
-
-    Spelled out, not `{}`: the API server holds a default to the rules before it fills in what lies deeper.
-    """
-    schema = _structural(node, definitions)
-    inner = schema.get("properties", {})
-    defaults = {name: child["default"] for name, child in inner.items() if "default" in child}
-    if "anyOf" not in node and "required" not in schema and defaults:
-        schema["default"] = defaults
-    return schema
 
 
 def custom_resource_definition() -> Manifest:
@@ -133,9 +92,19 @@ def render() -> str:
     return _HEADER + yaml.safe_dump(custom_resource_definition(), sort_keys=False, width=120, allow_unicode=True)
 
 
-def write(directory: Path) -> Path:
-    """Writes the CRD into `directory`, which is made if it is missing. Returns the file's path."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / FILE_NAME
-    path.write_text(render(), encoding="utf-8")
-    return path
+def main(argv: Sequence[str]) -> int:
+    """`crds --output DIR [--reference FILE]`: writes what is generated from the models. Returns the exit status."""
+    parser = argparse.ArgumentParser("ryzanstein_operator crds", description="Write the CRDs and their reference.")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the CRDs")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="Markdown file for the reference")
+    arguments = parser.parse_args(argv)
+    _write(arguments.output / FILE_NAME, render())
+    if arguments.reference:
+        _write(arguments.reference, render_reference())
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(path)  # noqa: T201 (the command's answer)

@@ -1,25 +1,136 @@
-"""From what is wanted and what is seen to what is to be done. Level-triggered: it never asks what has happened."""
+"""From what is wanted and what is seen to what is to be done. Level-triggered: never asks what happened. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 
-from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide.observed import Observed
-from ryzanstein_operator.decide.plan import Plan
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.api.wire import Manifest, SpecError, parse
+from ryzanstein_operator.decide.compare import covers, differences
+from ryzanstein_operator.decide.facts import DEPLOYMENT, gather
+from ryzanstein_operator.decide.observed import Observed, Ref
+from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.decide.pods import Trouble
+from ryzanstein_operator.decide.routes import reconcile_routes
+from ryzanstein_operator.decide.status import status_of, transition_events
+from ryzanstein_operator.desired import names
+from ryzanstein_operator.desired.children import children
 from ryzanstein_operator.settings import Settings
+
+__all__ = ["reconcile", "reconcile_routes"]
+
+_TOLD_DIFFERENCES = 3
 
 
 def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
     """The Plan for one InferenceService. `now` is aware, in UTC. Never raises on what a user wrote.
 
-    A service with a deletion timestamp gets an empty Plan: owner references take its children.
+    A service with a deletion timestamp gets an empty Plan: owner references take its children. One whose spec cannot
+    be run keeps the children it has, and its status says what is wrong.
     """
-    raise NotImplementedError
+    if "deletionTimestamp" in observed.service["metadata"]:
+        return Plan()
+    try:
+        service = parse(InferenceService, observed.service)
+    except SpecError as error:
+        return Plan(tuple(_tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)))
+    desired = children(service, settings)
+    actions = tuple(_write(observed, desired))
+    told = _tell(observed, service, _revision(desired), _blocked(observed, desired), settings, now)
+    return Plan((*actions, *told))
 
 
-def reconcile_routes(services: Sequence[Manifest], live: Manifest | None, settings: Settings) -> Plan:
-    """The Plan for the gateway's route table, one ConfigMap over all services; `live` as it stands in the cluster.
+def _revision(desired: tuple[Manifest, ...]) -> str:
+    (deployment,) = [manifest for manifest in desired if manifest["kind"] == DEPLOYMENT]
+    return str(deployment["spec"]["template"]["metadata"]["labels"][names.LABEL_REVISION])
 
-    `services` is every InferenceService watched, as the API server returned them.
-    """
-    raise NotImplementedError
+
+# --- children ----------------------------------------------------------------------------------------
+
+
+def _write(observed: Observed, desired: tuple[Manifest, ...]) -> Iterator[Action]:
+    live = {Ref.of(child): child for child in observed.children}
+    for manifest in desired:
+        yield from _write_one(observed, live.get(Ref.of(manifest)), manifest)
+    wanted = {Ref.of(manifest) for manifest in desired}
+    for ref, child in sorted(live.items()):
+        if ref not in wanted and _ours(observed, child) and "deletionTimestamp" not in child["metadata"]:
+            yield Delete(ref, child["metadata"]["uid"], "it is no longer part of the service")
+
+
+def _write_one(observed: Observed, child: Manifest | None, manifest: Manifest) -> Iterator[Action]:
+    if child is None:
+        yield Apply(manifest, None, "it is missing")
+        return
+    if _conflict(observed, child) or "deletionTimestamp" in child["metadata"]:
+        return
+    found = list(islice(differences(child, manifest), _TOLD_DIFFERENCES + 1))
+    if not found:
+        return
+    why = f"differs in {', '.join(found[:_TOLD_DIFFERENCES])}{' and more' if len(found) > _TOLD_DIFFERENCES else ''}"
+    yield Apply(manifest, child["metadata"]["uid"], why)
+    if _applied(child) == _applied(manifest):  # nothing new was wanted, so somebody else changed it
+        yield EmitEvent("Warning", Reason.DRIFT_CORRECTED, f"{Ref.of(child)} was changed by somebody else: it {why}")
+
+
+def _applied(manifest: Manifest) -> str | None:
+    annotations = manifest["metadata"].get("annotations") or {}
+    return annotations.get(names.ANNOTATION_APPLIED)
+
+
+def _controller(child: Manifest) -> Manifest | None:
+    owners = child["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _ours(observed: Observed, child: Manifest) -> bool:
+    owner = _controller(child)
+    return owner is not None and owner["uid"] == observed.service["metadata"].get("uid")
+
+
+def _conflict(observed: Observed, child: Manifest) -> str:
+    """Why an object that bears a name of ours must be left alone, or nothing."""
+    owner = _controller(child)
+    if owner is None:
+        labelled = names.labels(observed.service["metadata"]["name"])
+        if covers(child["metadata"].get("labels", {}), labelled):
+            return ""  # ours, and somebody took its owner reference away
+        return f"{Ref.of(child)} exists already and is not of this service; delete it, or choose another name"
+    if _ours(observed, child):
+        return ""
+    return (
+        f"{Ref.of(child)} belongs to {owner['kind']} {owner['name']} (UID {owner['uid']}), and waits for its deletion"
+    )
+
+
+def _blocked(observed: Observed, desired: tuple[Manifest, ...]) -> Trouble | None:
+    """Why the children are not as they should be, and will not be by themselves."""
+    wanted = {Ref.of(manifest) for manifest in desired}
+    for child in observed.children:
+        conflict = _conflict(observed, child) if Ref.of(child) in wanted else ""
+        if conflict:
+            return Trouble(Reason.NAME_CONFLICT, conflict)
+    for ref, sentence in sorted(observed.refused.items()):
+        return Trouble(Reason.APPLY_REFUSED, f"the API server refuses {ref}: {sentence}")
+    return None
+
+
+# --- status ------------------------------------------------------------------------------------------
+
+
+def _tell(
+    observed: Observed,
+    service: InferenceService | None,
+    revision: str,
+    blocked: Trouble | None,
+    settings: Settings,
+    now: datetime,
+) -> Iterator[Action]:
+    live = observed.service
+    status = status_of(live, gather(observed, service, revision, blocked), settings, now)
+    wire = status.to_wire()
+    changed = list(islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES))
+    if changed:
+        yield PatchStatus(Ref.of(live), live["metadata"].get("uid"), wire, f"differs in {', '.join(changed)}")
+        yield from transition_events(live, status)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
+from ryzanstein_operator.desired.metadata import seal
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
 
@@ -15,11 +16,10 @@ def service_url(settings: Settings) -> str:
     return f"{settings.gateway_url}/v1" if settings.gateway_url else ""
 
 
-def routes_config_map(services: Iterable[InferenceService], settings: Settings) -> Manifest:
-    """The table, sorted, so that the same services give the same bytes."""
-    routes = sorted((_route(service) for service in services), key=lambda route: str(route["model"]))
-    table = {"version": contract.ROUTES_VERSION, "models": routes}
-    return {
+def routes_config_map(routes: Iterable[Manifest], settings: Settings) -> Manifest:
+    """The table, sorted, so that the same routes give the same bytes."""
+    table = {"version": contract.ROUTES_VERSION, "models": sorted(routes, key=lambda route: str(route["model"]))}
+    whole = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
@@ -34,9 +34,11 @@ def routes_config_map(services: Iterable[InferenceService], settings: Settings) 
         },
         "data": {contract.ROUTES_KEY: json.dumps(table, indent=1) + "\n"},
     }
+    return seal(whole)
 
 
-def _route(service: InferenceService) -> Manifest:
+def route(service: InferenceService) -> Manifest:
+    """One model's row of the table."""
     return {
         "model": service.model_name,
         "namespace": service.metadata.namespace,

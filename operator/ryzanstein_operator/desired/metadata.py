@@ -1,5 +1,8 @@
 """The head of every manifest: who it belongs to. Pure; knows labels and ownership, no kind in particular."""
 
+import hashlib
+import json
+
 from ryzanstein_operator.api.inference_service import KIND, InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
@@ -15,7 +18,18 @@ def manifest(api_version: str, kind: str, service: InferenceService, body: Manif
     }
     if service.metadata.uid:  # none yet where a file is planned without a cluster
         metadata["ownerReferences"] = [owner_reference(service)]
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
+    whole = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
+    return seal(whole)
+
+
+def seal(whole: Manifest) -> Manifest:
+    """The manifest with a hash of itself as an annotation.
+
+    A field that is no longer wanted shows in no comparison with the live object; the hash it was applied under does.
+    """
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {**whole, "metadata": {**whole["metadata"], "annotations": {names.ANNOTATION_APPLIED: digest}}}
 
 
 def owner_reference(service: InferenceService) -> Manifest:
@@ -25,6 +39,6 @@ def owner_reference(service: InferenceService) -> Manifest:
         "kind": KIND,
         "name": service.metadata.name,
         "uid": service.metadata.uid,
-        # Without blockOwnerDeletion, which some clusters grant only to those who may update the owner's finalizers.
         "controller": True,
+        "blockOwnerDeletion": True,  # so that a foreground deletion waits for the pods
     }

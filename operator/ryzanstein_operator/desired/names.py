@@ -4,6 +4,8 @@ from ryzanstein_worker import contract
 
 LABEL_REVISION = f"{contract.API_GROUP}/revision"
 """On a worker pod: which revision of the pod template it runs, so that pods tell old from new by themselves."""
+ANNOTATION_APPLIED = f"{contract.API_GROUP}/applied"
+"""On everything we make: a hash of the manifest as it was applied last."""
 CHILD_KINDS = (
     ("v1", "ServiceAccount"),
     ("networking.k8s.io/v1", "NetworkPolicy"),

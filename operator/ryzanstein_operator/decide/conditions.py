@@ -1,0 +1,155 @@
+"""The six conditions: facts into words. Pure; one function a condition, each giving status, reason and message."""
+
+from typing import NamedTuple
+
+from ryzanstein_operator.api.conditions import ConditionType, Status
+from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.decide.facts import Facts
+
+
+class Verdict(NamedTuple):
+    """A condition before it is dated."""
+
+    status: Status
+    reason: Reason
+    message: str
+
+
+def verdicts(facts: Facts) -> dict[ConditionType, Verdict]:
+    """All conditions, in the order in which they are shown."""
+    return {
+        ConditionType.READY: _ready(facts),
+        ConditionType.SERVING: _serving(facts),
+        ConditionType.PROGRESSING: _progressing(facts),
+        ConditionType.MODEL_CACHED: _model_cached(facts),
+        ConditionType.CAPACITY_AVAILABLE: _capacity(facts),
+        ConditionType.DEGRADED: _degraded(facts),
+    }
+
+
+def _ready(facts: Facts) -> Verdict:
+    if facts.blocked:
+        return Verdict("False", facts.blocked.reason, facts.blocked.message)
+    if facts.rival:
+        return Verdict("False", Reason.MODEL_NAME_TAKEN, _rival_words(facts))
+    if facts.wanted == 0:
+        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for")
+    count = f"{len(facts.ready)} of {facts.wanted} replicas are ready"
+    if facts.complete:
+        return Verdict("True", Reason.ALL_REPLICAS_READY, count)
+    if not facts.all_updated and len(facts.ready) >= _needed(facts):
+        return Verdict("True", Reason.PREVIOUS_REVISION_SERVES, f"{count} while the new revision starts")
+    if facts.all_updated and len(facts.ready) >= facts.wanted:
+        return Verdict("True", Reason.ALL_REPLICAS_READY, count)
+    return _not_up(facts, count)
+
+
+def _needed(facts: Facts) -> int:
+    """How many replicas must be ready while revisions are exchanged: what `maxUnavailable` leaves."""
+    allowed = facts.service.spec.disruption.max_unavailable if facts.service else 0
+    return max(1, facts.wanted - allowed)
+
+
+def _serving(facts: Facts) -> Verdict:
+    if facts.rival:
+        return Verdict("False", Reason.MODEL_NAME_TAKEN, _rival_words(facts))
+    if facts.answering:
+        plural = "replica answers" if facts.answering == 1 else "replicas answer"
+        return Verdict("True", Reason.ENDPOINTS_READY, f"{facts.answering} {plural} requests")
+    if facts.blocked:
+        return Verdict("False", facts.blocked.reason, facts.blocked.message)
+    if facts.wanted == 0:
+        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for, so requests are answered with 503")
+    return _not_up(facts, "no replica answers requests yet")
+
+
+def _not_up(facts: Facts, count: str) -> Verdict:
+    if facts.trouble:
+        return Verdict("False", facts.trouble.reason, f"{count}: {facts.trouble.message}")
+    return Verdict("False", Reason.REPLICAS_STARTING, count)
+
+
+def _progressing(facts: Facts) -> Verdict:
+    if facts.blocked:
+        return Verdict("False", facts.blocked.reason, facts.blocked.message)
+    words = f"{len(facts.updated)} of {facts.wanted} replicas run revision {facts.revision}"
+    if facts.settled:
+        return Verdict("False", Reason.ROLLOUT_COMPLETE, words)
+    if facts.stalled:
+        return Verdict("False", Reason.ROLLOUT_STALLED, f"{words}, and that has not changed for long: {_cause(facts)}")
+    ready = sum(worker.ready for worker in facts.updated)
+    leaving = len(facts.workers) - len(facts.updated)
+    rest = f", and {leaving} of an older revision {'is' if leaving == 1 else 'are'} left" if leaving else ""
+    return Verdict("True", Reason.ROLLING_OUT, f"{words}, {ready} of them ready{rest}")
+
+
+def _cause(facts: Facts) -> str:
+    return facts.trouble.message if facts.trouble else facts.stalled
+
+
+def _model_cached(facts: Facts) -> Verdict:
+    if facts.service is None:
+        return Verdict("Unknown", Reason.INVALID_SPEC, "the spec cannot be read")
+    model = facts.service.spec.model
+    scheme, _, rest = model.uri.partition("://")
+    claimless = _first(facts, Reason.CLAIM_UNAVAILABLE)
+    if scheme in ("demo", "file"):
+        return Verdict("True", Reason.IN_IMAGE, "the model is part of the worker's image")
+    if claimless:
+        return Verdict("False", Reason.CLAIM_UNAVAILABLE, claimless)
+    if scheme == "pvc":
+        return Verdict("True", Reason.ON_CLAIM, f"the model is read from the volume claim {rest.partition('/')[0]}")
+    failing = _first(facts, Reason.DOWNLOAD_FAILING)
+    if any(worker.fetched for worker in facts.updated):
+        return Verdict("True", Reason.DOWNLOADED, f"{model.uri} is downloaded")
+    if failing:
+        return Verdict("False", Reason.DOWNLOAD_FAILING, failing)
+    if any(worker.fetched is False for worker in facts.updated):
+        return Verdict("False", Reason.DOWNLOADING, f"{model.uri} is being downloaded")
+    return Verdict("Unknown", Reason.PENDING, "no replica has begun to download the model")
+
+
+def _capacity(facts: Facts) -> Verdict:
+    if facts.service is None:
+        return Verdict("Unknown", Reason.INVALID_SPEC, "the spec cannot be read")
+    if facts.pods_refused:
+        return Verdict("False", Reason.PODS_REFUSED, facts.pods_refused)
+    without = [worker for worker in facts.workers if not worker.scheduled]
+    words = _first(facts, Reason.UNSCHEDULABLE)
+    if words:
+        count = sum(1 for worker in without if worker.trouble and worker.trouble.reason == Reason.UNSCHEDULABLE)
+        return Verdict("False", Reason.UNSCHEDULABLE, f"{count} of {facts.wanted} replicas have no node: {words}")
+    claimless = _first(facts, Reason.CLAIM_UNAVAILABLE)
+    if claimless:
+        return Verdict("Unknown", Reason.CLAIM_UNAVAILABLE, "no node is chosen before the volume claim is bound")
+    if facts.wanted == 0:
+        return Verdict("True", Reason.SCALED_TO_ZERO, "0 replicas are asked for")
+    if without or len(facts.workers) < facts.wanted:
+        placed = len(facts.workers) - len(without)
+        return Verdict("Unknown", Reason.PENDING, f"{placed} of {facts.wanted} replicas have a node so far")
+    return Verdict("True", Reason.SCHEDULED, "every replica has a node")
+
+
+def _degraded(facts: Facts) -> Verdict:
+    if facts.blocked:
+        return Verdict("True", facts.blocked.reason, facts.blocked.message)
+    if facts.trouble:
+        which = facts.broken[0].name if len(facts.broken) == 1 else f"{len(facts.broken)} replicas"
+        who = which if facts.broken else "the Deployment"
+        return Verdict("True", facts.trouble.reason, f"{who}: {facts.trouble.message}")
+    if facts.stalled and not facts.settled:
+        return Verdict("True", Reason.ROLLOUT_STALLED, facts.stalled)
+    return Verdict("False", Reason.AS_EXPECTED, "no replica is broken")
+
+
+def _first(facts: Facts, reason: Reason) -> str:
+    messages = (worker.trouble.message for worker in facts.broken if worker.trouble and worker.trouble.reason == reason)
+    return next(messages, "")
+
+
+def _rival_words(facts: Facts) -> str:
+    name = facts.service.model_name if facts.service else "its model name"
+    return (
+        f"the older InferenceService {facts.rival} answers under the model name {name}; "
+        "give this one another spec.model.name, or delete one of the two"
+    )

@@ -1,0 +1,116 @@
+"""What one visit knows, gathered once: the input of every condition. Pure."""
+
+from dataclasses import dataclass
+
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide import claims, pods
+from ryzanstein_operator.decide.observed import Observed
+from ryzanstein_operator.decide.pods import Trouble, Worker
+from ryzanstein_operator.desired import names
+
+DEPLOYMENT = "Deployment"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """service: None where the spec cannot be read; blocked: why the children cannot be made so as they should be.
+
+    answering: ready endpoints that are not terminating; revision: the one wanted; rival: the older service that owns
+    the model name, as namespace/name; rolled_out and stalled: the Deployment's own word about the latest spec.
+    """
+
+    service: InferenceService | None
+    blocked: Trouble | None
+    workers: tuple[Worker, ...]
+    answering: int
+    revision: str
+    rival: str
+    pods_refused: str
+    rolled_out: bool
+    stalled: str
+
+    @property
+    def wanted(self) -> int:
+        return self.service.spec.replicas if self.service else 0
+
+    @property
+    def ready(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.workers if worker.ready)
+
+    @property
+    def updated(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.workers if worker.revision == self.revision)
+
+    @property
+    def complete(self) -> bool:
+        """Every replica runs the latest spec and is ready, and no other pod is left."""
+        return len(self.workers) == self.wanted and all(worker.ready for worker in self.updated) and self.all_updated
+
+    @property
+    def settled(self) -> bool:
+        """The rollout is over. It stays over when a replica dies later: that is no rollout."""
+        return self.complete or (self.rolled_out and self.all_updated and len(self.workers) == self.wanted)
+
+    @property
+    def all_updated(self) -> bool:
+        return len(self.updated) == len(self.workers)
+
+    @property
+    def broken(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.workers if worker.trouble)
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is worst, of the pods that are and of those that may not be."""
+        found = [worker.trouble for worker in self.workers if worker.trouble]
+        return pods.worst(found + ([Trouble(Reason.PODS_REFUSED, self.pods_refused)] if self.pods_refused else []))
+
+
+def gather(observed: Observed, service: InferenceService | None, revision: str, blocked: Trouble | None) -> Facts:
+    """Reads what is observed. `revision` is the pod template's that is wanted, empty where the spec cannot be read."""
+    name = observed.service["metadata"]["name"]
+    live = [child for child in observed.children if child["kind"] == DEPLOYMENT and child["metadata"]["name"] == name]
+    conditions = _deployment_conditions(live[0]) if live else {}
+    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
+    return Facts(
+        service=service,
+        blocked=blocked,
+        workers=pods.workers(observed.pods),
+        answering=_answering(observed, name),
+        revision=revision,
+        rival=_rival(observed),
+        pods_refused=str(failure.get("message", "")) if failure.get("status") == "True" else "",
+        rolled_out=progress.get("reason") == "NewReplicaSetAvailable",
+        stalled=str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else "",
+    )
+
+
+def _deployment_conditions(live: Manifest) -> dict[str, Manifest]:
+    """Those that speak of the latest spec."""
+    status = live.get("status", {})
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
+        return {}
+    return {condition["type"]: condition for condition in status.get("conditions") or ()}
+
+
+def _answering(observed: Observed, name: str) -> int:
+    """Ready endpoints by their pods: a dual-stack Service lists each pod in two slices."""
+    found = set()
+    for endpoint_slice in observed.endpoint_slices:
+        labels = endpoint_slice["metadata"].get("labels", {})
+        if labels.get("kubernetes.io/service-name", names.workers_service(name)) != names.workers_service(name):
+            continue
+        for endpoint in endpoint_slice.get("endpoints") or ():
+            conditions = endpoint.get("conditions", {})
+            if conditions.get("ready", True) and not conditions.get("terminating", False):
+                found.add(endpoint.get("targetRef", {}).get("name") or tuple(endpoint["addresses"]))
+    return len(found)
+
+
+def _rival(observed: Observed) -> str:
+    owner = claims.owners([*observed.services, observed.service]).get(claims.model_name(observed.service))
+    if owner is None or claims.same(owner, observed.service):
+        return ""
+    return f"{owner['metadata'].get('namespace', '')}/{owner['metadata']['name']}"

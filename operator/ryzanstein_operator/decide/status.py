@@ -1,0 +1,97 @@
+"""The status and the Events that tell of its changes. Pure; dates a condition anew only when its status changes."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ryzanstein_operator.api.conditions import Condition, ConditionType
+from ryzanstein_operator.api.inference_service import ServedModel, Status
+from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide.conditions import Verdict, verdicts
+from ryzanstein_operator.decide.facts import Facts
+from ryzanstein_operator.decide.plan import EmitEvent
+from ryzanstein_operator.desired import names
+from ryzanstein_operator.desired.gateway import service_url
+from ryzanstein_operator.settings import Settings
+
+_MESSAGE_LIMIT = 1024
+
+
+def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -> Status:
+    """The whole status of the service whose live manifest is `live`."""
+    generation = int(live["metadata"].get("generation", 0))
+    before = old_conditions(live)
+    conditions = [
+        _dated(kind, verdict, before.get(kind, {}), generation, now) for kind, verdict in verdicts(facts).items()
+    ]
+    return Status(
+        observed_generation=generation,
+        replicas=len(facts.workers),
+        ready_replicas=len(facts.ready),
+        updated_replicas=len(facts.updated) if facts.revision else 0,
+        selector=names.selector_text(live["metadata"]["name"]),
+        url=service_url(settings),
+        model=ServedModel(name=facts.service.model_name, uri=facts.service.spec.model.uri) if facts.service else None,
+        nodes=sorted({worker.node for worker in facts.ready if worker.node}),
+        conditions=conditions,
+    )
+
+
+def old_conditions(live: Manifest) -> dict[str, Manifest]:
+    """The conditions that stand now, by type."""
+    return {condition["type"]: condition for condition in live.get("status", {}).get("conditions") or ()}
+
+
+def _dated(kind: ConditionType, verdict: Verdict, old: Manifest, generation: int, now: datetime) -> Condition:
+    same = old.get("status") == verdict.status and old.get("lastTransitionTime")
+    message = verdict.message
+    return Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=message if len(message) <= _MESSAGE_LIMIT else f"{message[: _MESSAGE_LIMIT - 4]} ...",
+        observed_generation=generation,
+        last_transition_time=str(same) if same else now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def transition_events(live: Manifest, status: Status) -> Iterator[EmitEvent]:
+    """An Event for each change worth a person's while, one for each cause."""
+    before, told = old_conditions(live), set()
+    for condition in status.conditions:
+        event = _event(condition, before.get(condition.type, {}))
+        if event and event not in told:
+            told.add(event)
+            yield event
+
+
+def _event(new: Condition, old: Manifest) -> EmitEvent | None:
+    turned = new.status != old.get("status", _BEFORE_FIRST_VISIT[new.type])
+    other_cause = new.reason != old.get("reason")
+    match new.type, new.status:
+        case (ConditionType.READY, "True") | (ConditionType.MODEL_CACHED, "True") if turned and _worth_telling(new):
+            return EmitEvent("Normal", new.reason, new.message)
+        case ConditionType.READY, "False" if turned and new.reason in (Reason.REPLICAS_STARTING, Reason.SCALED_TO_ZERO):
+            return EmitEvent("Normal", new.reason, new.message)
+        case ConditionType.SERVING, "False" if turned or (other_cause and new.reason == Reason.MODEL_NAME_TAKEN):
+            return EmitEvent("Warning", new.reason, new.message)
+        case ConditionType.PROGRESSING, "False" if turned and new.reason == Reason.ROLLOUT_COMPLETE:
+            return EmitEvent("Normal", new.reason, new.message)
+        case ConditionType.DEGRADED, "True" if turned or other_cause:
+            return EmitEvent("Warning", new.reason, new.message)
+    return None
+
+
+# As if a service had always been on its way up: what is not yet is no event.
+_BEFORE_FIRST_VISIT = {
+    ConditionType.READY: "False",
+    ConditionType.SERVING: "False",
+    ConditionType.PROGRESSING: "True",
+    ConditionType.MODEL_CACHED: "False",
+    ConditionType.CAPACITY_AVAILABLE: "True",
+    ConditionType.DEGRADED: "False",
+}
+
+
+def _worth_telling(condition: Condition) -> bool:
+    return condition.reason not in (Reason.IN_IMAGE, Reason.ON_CLAIM)
