@@ -4,7 +4,7 @@ Knows the ConfigMap that the operator renders; knows no custom resource and make
 """
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -52,7 +52,7 @@ _DECODER: Final = msgspec.json.Decoder(_RoutesFile)
 class RouteTable:
     """Every model by its name. One snapshot; a change makes a new table."""
 
-    by_model: Mapping[str, Route] = MappingProxyType({})
+    by_model: Mapping[str, Route] = field(default_factory=dict)
 
     def find(self, model: str, key_sets: Set[str] | None) -> Route | None:
         """The route of a model; None if there is none or the key may not know of it, which look the same."""
