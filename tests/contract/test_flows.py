@@ -2,41 +2,17 @@
 
 from functools import cache
 
+import pytest
+
 import chart
 import flows
-import netpol
-import operated
-import pytest
 from flows import FLOWS, HUB_WORKER, PROMETHEUS, SCRAPES, WORKER, Flow
-
-WORKER_NAMESPACE = flows.RELEASE_NAMESPACE
-SAMPLE_OF = {WORKER: "demo.yaml", HUB_WORKER: "hub-gpu.yaml"}
-
-
-class Deployed:
-    """The default install with two services: one with the demo model, one with a model of the hub."""
-
-    def __init__(self, manifests: tuple[chart.Manifest, ...], namespace: str) -> None:
-        samples = operated.samples()
-        made = {party: operated.children_of(samples[name], manifests, namespace) for party, name in SAMPLE_OF.items()}
-        labels = {party: self._pod_labels(children) for party, children in made.items()}
-        everything = [*manifests, *(child for children in made.values() for child in children)]
-        self.parties = flows.parties(labels, namespace)
-        self.network = flows.network(netpol.policies_of(everything), namespace)
-
-    @staticmethod
-    def _pod_labels(children: list[chart.Manifest]) -> dict[str, str]:
-        (deployment,) = chart.of_kind(children, "Deployment")
-        labels: dict[str, str] = deployment["spec"]["template"]["metadata"]["labels"]
-        return labels
-
-    def passes(self, flow: Flow) -> bool:
-        return self.network.allows(self.parties[flow.source], self.parties[flow.target], flow.port, flow.protocol)
+from operated import Deployed
 
 
 @cache
 def default() -> Deployed:
-    return Deployed(chart.installed(), WORKER_NAMESPACE)
+    return Deployed(chart.installed(), flows.RELEASE_NAMESPACE)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=str)

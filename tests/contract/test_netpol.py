@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from netpol import Network, Peer, selects
 
 A = Peer("10.0.0.1", "one", {"app": "a"})

@@ -6,7 +6,8 @@ Knows the way from a rendered chart to worker manifests; makes no call.
 from collections.abc import Sequence
 
 import chart
-
+import flows
+import netpol
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import parse
 from ryzanstein_operator.desired.children import children
@@ -31,3 +32,27 @@ def samples() -> dict[str, chart.Manifest]:
         for path in sorted(chart.SAMPLES.glob("*.yaml"))
         for service in chart.of_kind(chart.documents(path.read_text()), "InferenceService")
     }
+
+
+_SAMPLE_OF = {flows.WORKER: "demo.yaml", flows.HUB_WORKER: "hub-gpu.yaml"}
+
+
+class Deployed:
+    """A rendered chart with two services in `namespace`: one with the demo model, one with a model of the hub."""
+
+    def __init__(self, manifests: Sequence[chart.Manifest], namespace: str) -> None:
+        services = samples()
+        made = {party: children_of(services[name], manifests, namespace) for party, name in _SAMPLE_OF.items()}
+        labels = {party: self._pod_labels(children) for party, children in made.items()}
+        everything = [*manifests, *(child for children in made.values() for child in children)]
+        self.parties = flows.parties(labels, namespace)
+        self.network = flows.network(netpol.policies_of(everything), namespace)
+
+    @staticmethod
+    def _pod_labels(children: list[chart.Manifest]) -> dict[str, str]:
+        (deployment,) = chart.of_kind(children, "Deployment")
+        labels: dict[str, str] = deployment["spec"]["template"]["metadata"]["labels"]
+        return labels
+
+    def passes(self, flow: flows.Flow) -> bool:
+        return self.network.allows(self.parties[flow.source], self.parties[flow.target], flow.port, flow.protocol)
