@@ -107,7 +107,8 @@ def main(argument: str) -> int:
     except ConfigError:
         return EXIT_CONFIG  # the parent has the sentence
     except (PeerLostError, ChannelClosedError) as error:
-        logger.warning("the rank ends because others have gone: %s", error)
+        # Also the ordinary end: a rank that follows ends when rank 0 has. The supervisor knows which it was.
+        logger.info("the rank ends because others have gone: %s", error)
         return EXIT_PEER_LOST
     except DivergedError as error:
         logger.error("the rank ends because the ranks disagree: %s", error)
@@ -143,6 +144,5 @@ def _nothing() -> None:
 if __name__ == "__main__":
     code = main(sys.argv[1])
     logging.shutdown()
-    if code:
-        # Not sys.exit: with a peer gone the teardown of the process group may wait for it.
-        os._exit(code)
+    # Not sys.exit: torch takes a second to tear down, and with a peer gone the process group may wait for it.
+    os._exit(code)
