@@ -22,10 +22,10 @@ from ryzanstein_worker.sources import Hub, HubModel, Listing, RemoteFile, Unavai
 from ryzanstein_worker.store import (
     bytes_in,
     exclusive,
-    forget,
     is_stored,
     matches,
     move_in,
+    partial_path,
     read_manifest,
     remove_manifest,
     untouched,
@@ -112,13 +112,15 @@ def _fetch(hub: Hub, model: HubModel, output: Path, partial: Path) -> None:
 def _download(hub: Hub, model: HubModel, commit: str, files: Sequence[RemoteFile], partial: Path) -> None:
     def one(file: RemoteFile) -> None:
         for _ in range(2):  # what was resumed onto a damaged beginning is fetched anew, once
-            hub.download(model, commit, file.name, str(partial))
-            if matches(partial / file.name, file):
+            path = partial_path(partial, file)
+            hub.download(model, commit, file, path)
+            if matches(path, file):
                 return
             _log.warning("a file does not match its hash", extra={"file": file.name})
-            forget(partial, file.name)
+            path.unlink()
         raise UnavailableError(f"{file.name} of {model.repo} arrives damaged: it does not match the hub's hash.")
 
+    partial.mkdir(exist_ok=True)
     with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="fetch") as pool:
         tasks = [pool.submit(one, file) for file in files]
         try:

@@ -1,11 +1,14 @@
 """A model on a Hugging Face hub: its name, what of it serving needs, and what went wrong in words.
 
-Knows the hub's listing and errors through huggingface_hub; knows no disk.
+Knows the hub's addresses, listing and errors through huggingface_hub, whose own download cannot go on where an
+earlier process broke off. What a whole model on disk is, `store` knows.
 """
 
 import os
 import re
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +16,8 @@ from ryzanstein_worker.contract import ENV_HUB_ENDPOINT
 from ryzanstein_worker.errors import ConfigError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-REQUEST_TIMEOUT_SECONDS = 30.0
+REQUEST_TIMEOUT_SECONDS = 30.0  # without a byte
+TRIES = 5  # in a row without a byte
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,199}", re.ASCII)
@@ -110,28 +114,49 @@ class Hub:
         files = tuple(filter(None, map(_remote_file, info.siblings or [])))
         return Listing(info.sha, _needed(files, model))
 
-    def download(self, model: HubModel, commit: str, name: str, directory: str) -> None:
-        """Bring one file into a directory, going on where an earlier try broke off. Raises as `listing` does."""
-        from huggingface_hub import hf_hub_download
+    def download(self, model: HubModel, commit: str, file: RemoteFile, path: Path) -> None:
+        """Bring one file to `path`, going on where an earlier try or process broke off. Not checked here.
 
-        try:
-            hf_hub_download(
-                model.repo,
-                name,
-                revision=commit,
-                local_dir=directory,
-                token=self._token,
-                endpoint=self.endpoint,
-                etag_timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-        except Exception as error:
-            raise in_words(error, model) from None
+        Raises as `listing` does; what arrived until then stays for the next try.
+        """
+        failures = 0
+        while (start := path.stat().st_size if path.exists() else 0) < file.size or not path.exists():
+            try:
+                self._receive(model, commit, file, path, start)
+            except Exception as error:
+                words = in_words(error, model)
+                failures = 0 if path.exists() and path.stat().st_size > start else failures + 1
+                if not isinstance(words, UnavailableError) or failures == TRIES:
+                    raise words from None
+                time.sleep(min(2.0**failures, 30.0) / 2)  # a hub in trouble is not helped by haste
+
+    def _receive(self, model: HubModel, commit: str, file: RemoteFile, path: Path, start: int) -> None:
+        from huggingface_hub import get_session, hf_hub_url
+
+        url = hf_hub_url(model.repo, file.name, revision=commit, endpoint=self.endpoint)
+        headers = {"accept-encoding": "identity"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        if start:
+            headers["range"] = f"bytes={start}-"
+        with get_session().stream("GET", url, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS) as response:
+            if response.status_code not in (200, 206):
+                raise _status_in_words(response.status_code, model)
+            # 200 to a range means: from the beginning after all.
+            with path.open("ab" if response.status_code == 206 else "wb", buffering=0) as stream:
+                for chunk in response.iter_bytes():
+                    stream.write(chunk)
+                    if stream.tell() > file.size:
+                        raise UnavailableError(f"The hub sends more of {file.name} than it lists.")
 
     def _check_address(self, request: Any) -> None:
         """Called before each request, redirected ones too: HTTPS, or the endpoint that was configured."""
         url = urlsplit(str(request.url))
-        if url.scheme != "https" and (url.scheme, url.netloc) != self._origin:
+        if (url.scheme, url.netloc) == self._origin:
+            return
+        if url.scheme != "https":
             raise ConfigError("The hub redirects to an address without HTTPS; refused.")
+        request.headers.pop("authorization", None)  # the token is the hub's, not its storage's
 
 
 def _import_hub(check_address: Any) -> None:

@@ -72,13 +72,6 @@ def exclusive(output: Path, timeout_seconds: float) -> Iterator[Path]:
         yield output / PARTIAL
 
 
-def forget(partial: Path, name: str) -> None:
-    """Remove a file and what the client noted of it, so that it is not taken for fetched."""
-    (partial / name).unlink(missing_ok=True)
-    for path in (partial / ".cache").rglob(f"{name}.*"):
-        path.unlink(missing_ok=True)
-
-
 def matches(path: Path, file: RemoteFile) -> bool:
     """Whether the file at `path` has the size and the hash that the hub lists."""
     if not path.is_file() or path.stat().st_size != file.size:
@@ -88,6 +81,11 @@ def matches(path: Path, file: RemoteFile) -> bool:
             return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
         blob = hashlib.sha1(b"blob %d\0" % file.size + stream.read(), usedforsecurity=False)
         return blob.hexdigest() == file.git_sha1
+
+
+def partial_path(partial: Path, file: RemoteFile) -> Path:
+    """Where a file grows. The hash is in the name: the beginning of another version is not taken for its own."""
+    return partial / f"{_digest(file)}-{file.name}"
 
 
 def _digest(file: RemoteFile) -> str:
@@ -113,9 +111,9 @@ def is_stored(output: Path, file: RemoteFile, stored: StoredFile | None) -> bool
 def move_in(files: Sequence[RemoteFile], partial: Path, output: Path) -> None:
     """Move checked files to their place, each atomically, config.json last."""
     for file in sorted(files, key=lambda file: file.name == "config.json"):
-        with (partial / file.name).open("rb") as stream:
+        with partial_path(partial, file).open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(partial / file.name, output / file.name)
+        os.replace(partial_path(partial, file), output / file.name)
 
 
 def read_manifest(output: Path) -> Manifest | None:

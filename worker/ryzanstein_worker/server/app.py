@@ -128,42 +128,48 @@ class _Worker:
         try:
             await asyncio.wait({stop, lost, serving}, return_when=asyncio.FIRST_COMPLETED)
             if stop.done() and not lost.done():
-                drained = asyncio.create_task(self._drain(engine, gate))
+                drained = asyncio.create_task(self._drain(gate))
                 await asyncio.wait({drained, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if drained.done():
-                    return drained.result()
+                    await self._cut(engine, gate)
+                    return 0
                 drained.cancel()
             gate.close()
-            with contextlib.suppress(TimeoutError):  # each stream still gets its error event
-                async with asyncio.timeout(FAREWELL_SECONDS):
-                    await gate.wait_idle()
+            await _farewell(gate)
             return _lost(lost.result()) if lost.done() else 1
         finally:
             stop.cancel()
             lost.cancel()
 
-    async def _drain(self, engine: Engine, gate: Gate) -> int:
-        """Not ready at once, closed after a grace, done when the last request is. Returns the exit code."""
+    async def _drain(self, gate: Gate) -> None:
+        """Not ready at once, closed after a grace; returns when the last request is done, or time is up."""
         self._probes.phase = "draining"
         seconds = self._config.drain_seconds
         _log.info("draining", extra={"in_flight": gate.in_flight, "drain_seconds": seconds})
         hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({hurry}, timeout=min(DRAIN_GRACE_SECONDS, seconds))
+        gate.close()
         idle = asyncio.create_task(gate.wait_idle())
         try:
-            await asyncio.wait({hurry}, timeout=min(DRAIN_GRACE_SECONDS, seconds))
-            gate.close()
-            idle.cancel()
-            idle = asyncio.create_task(gate.wait_idle())
             await asyncio.wait({hurry, idle}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if gate.in_flight:
-                _log.warning("ending requests that did not finish in time", extra={"in_flight": gate.in_flight})
-                await engine.stop()
-                await asyncio.wait({idle}, timeout=FAREWELL_SECONDS)
         finally:
             hurry.cancel()
             idle.cancel()
+
+    async def _cut(self, engine: Engine, gate: Gate) -> None:
+        """End what outlasted the drain; its clients are told."""
+        if gate.in_flight:
+            _log.warning("ending requests that did not finish in time", extra={"in_flight": gate.in_flight})
+            await engine.stop()
+            await _farewell(gate)
         _log.info("drained")
-        return 0
+
+
+async def _farewell(gate: Gate) -> None:
+    """Let each stream of an ended engine send its error event."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            await gate.wait_idle()
 
 
 def _lost(lost: GroupLost) -> int:
