@@ -1,20 +1,25 @@
-"""One rank of a real group for tests of the collectives: `python -m collective_main RANK SIZE STORE SCENARIO`.
+"""Real groups for tests of the collectives: `python -m collective_main DIRECTORY`.
 
-Prints a line when it is in the group, then one for what became of the scenario.
+One process imports torch and forks the ranks of all scenarios. Each rank writes to DIRECTORY/SCENARIO.BACKEND.RANK one
+line when it is in the group, and one for what became of it.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ryzanstein_worker.parallel.collectives import all_reduce, barrier, broadcast_ints, gather_vocab
-from ryzanstein_worker.parallel.group import Group, PeerLostError
+from ryzanstein_worker.parallel.group import Backend, Group, PeerLostError
 
 CPU = torch.device("cpu")
+TIMEOUT_SECONDS = 1.0
 
 
 def agree(group: Group) -> str:
@@ -28,6 +33,8 @@ def agree(group: Group) -> str:
     assert (joined is None) == (group.rank > 0)
     if joined is not None:
         assert joined.tolist() == [[float(rank) for rank in range(group.size) for _ in range(3)]] * 2
+    wide = gather_vocab(torch.full((3, 200_000), float(group.rank)), group)
+    assert wide is None or wide.sum().item() == 3 * 200_000 * sum(range(group.size))
     assert broadcast_ints([5, -1, 2**62] if group.rank == 0 else None, 3, group, CPU) == [5, -1, 2**62]
     barrier(group, CPU)
     return "agreed"
@@ -42,19 +49,63 @@ def stay(group: Group, last_act: int) -> str:
     return "all steps done"
 
 
-def main(rank: int, size: int, store: Path, scenario: str) -> None:
+def never(group: Group) -> str:
+    return "was not alone"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A group of `size` of which `present` ranks come."""
+
+    size: int
+    present: int
+    act: Callable[[Group], str]
+
+
+CASES = {
+    "agree": Case(3, 3, agree),
+    "die": Case(2, 2, lambda group: stay(group, signal.SIGKILL)),
+    "freeze": Case(2, 2, lambda group: stay(group, signal.SIGSTOP)),
+    "alone": Case(2, 1, never),
+    "without-first": Case(2, 1, never),
+}
+BACKENDS: tuple[Backend, ...] = ("shared_memory", "gloo")
+
+
+def run_rank(rank: int, backend: Backend, name: str, directory: Path) -> None:
     torch.set_num_threads(1)
+    case = CASES[name]
+    store = directory / f"{name}.{backend}.store"
     started = time.monotonic()
-    try:
-        group = Group.join(rank, size, store_path=store, device=CPU, timeout_seconds=2)
-        print("joined", flush=True)
-        started = time.monotonic()
-        acts = {"agree": agree, "die": lambda g: stay(g, signal.SIGKILL), "freeze": lambda g: stay(g, signal.SIGSTOP)}
-        print(acts[scenario](group), flush=True)
-        group.close()
-    except PeerLostError:
-        print(f"lost after {time.monotonic() - started:.1f}", flush=True)
+    with (directory / f"{name}.{backend}.{rank}").open("w", buffering=1) as said:
+        try:
+            group = Group.join(
+                rank, case.size, store_path=store, device=CPU, timeout_seconds=TIMEOUT_SECONDS, backend=backend
+            )
+            said.write("joined\n")
+            started = time.monotonic()
+            said.write(f"{case.act(group)}\n")
+            group.close()
+        except PeerLostError:
+            said.write(f"lost after {time.monotonic() - started:.1f}\n")
+
+
+def run_case(backend: Backend, name: str, directory: Path) -> None:
+    """A rank that froze never ends: it is killed when the others are through."""
+    fork = multiprocessing.get_context("fork")
+    first = 1 if name == "without-first" else 0
+    numbers = range(first, first + CASES[name].present)
+    ranks = [fork.Process(target=run_rank, args=(number, backend, name, directory)) for number in numbers]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks[:1] if name == "freeze" else ranks:
+        rank.join(timeout=20)
+    for rank in ranks:
+        rank.kill()
+        rank.join(timeout=5)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    for chosen in BACKENDS:
+        for scenario in CASES:
+            run_case(chosen, scenario, Path(sys.argv[1]))

@@ -42,20 +42,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 @pytest.fixture(scope="module")
 def two_ranks(built: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """What each of two real gloo processes computed, all checkpoints in one start."""
-    root = tmp_path_factory.mktemp("ranks")
-    arguments = [str(root / "store"), str(root / "out"), *map(str, built.directories.values())]
+    output = tmp_path_factory.mktemp("ranks") / "out"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "support")}
-    ranks = [
-        subprocess.Popen([sys.executable, "-m", "rank_main", str(rank), "2", *arguments], env=environment)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=50) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    return {rank: load_file(f"{root / 'out'}.{rank}") for rank in range(2)}
+    command = [sys.executable, "-m", "rank_main", "2", str(output), *map(str, built.directories.values())]
+    subprocess.run(command, env=environment, check=True, timeout=55)
+    return {rank: load_file(f"{output}.{rank}") for rank in range(2)}
 
 
 def reference_logits(model: Any, tokens: list[int]) -> torch.Tensor:

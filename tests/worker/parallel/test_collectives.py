@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,50 +15,45 @@ from ryzanstein_worker.parallel.group import SINGLE, Group
 CPU = torch.device("cpu")
 
 
-def start(rank: int, size: int, store: Path, scenario: str) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the ranks of collective_main wrote what became of them."""
+    directory = tmp_path_factory.mktemp("group")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "support")}
-    command = [sys.executable, "-m", "collective_main", str(rank), str(size), str(store), scenario]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    subprocess.run([sys.executable, "-m", "collective_main", str(directory)], env=environment, check=True, timeout=55)
+    return directory
 
 
-def run(size: int, store: Path, scenario: str) -> list[list[str]]:
-    """What each rank printed; one that froze is killed when the others have ended."""
-    ranks = [start(rank, size, store, scenario) for rank in range(size)]
-    try:
-        said = {0: ranks[0].communicate(timeout=40)[0].splitlines()}
-        for rank in range(1, size):
-            if scenario == "freeze" and rank == 1:
-                ranks[rank].kill()
-            said[rank] = ranks[rank].communicate(timeout=40)[0].splitlines()
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    return [said[rank] for rank in range(size)]
+@pytest.fixture(params=["shared_memory", "gloo"])
+def said(request: pytest.FixtureRequest, told: Path) -> Callable[[str, int], list[str]]:
+    return lambda scenario, rank: (told / f"{scenario}.{request.param}.{rank}").read_text().splitlines()
 
 
-def test_three_ranks_agree_in_every_collective(tmp_path: Path) -> None:
-    assert run(3, tmp_path / "store", "agree") == [["joined", "agreed"]] * 3
+def test_three_ranks_agree_in_every_collective(said: Callable[[str, int], list[str]]) -> None:
+    assert [said("agree", rank) for rank in range(3)] == [["joined", "agreed"]] * 3
 
 
-@pytest.mark.parametrize(("scenario", "within"), [("die", 1.0), ("freeze", 3.5)])
+@pytest.mark.parametrize(("scenario", "within"), [("die", 0.9), ("freeze", 2.5)])
 def test_a_peer_that_dies_or_freezes_ends_the_collective_of_the_others(
-    scenario: str, within: float, tmp_path: Path
+    scenario: str, within: float, said: Callable[[str, int], list[str]]
 ) -> None:
-    survivor, fallen = run(2, tmp_path / "store", scenario)
+    survivor, fallen = said(scenario, 0), said(scenario, 1)
     assert fallen == ["joined"]
     assert survivor[0] == "joined"
     assert survivor[1].startswith("lost after")
     assert float(survivor[1].split()[-1]) < within
 
 
-def test_a_rank_whose_peers_never_come_gives_up(tmp_path: Path) -> None:
-    alone = start(0, 2, tmp_path / "store", "agree")
-    try:
-        assert alone.communicate(timeout=40)[0].startswith("lost after")
-    finally:
-        alone.kill()
-        alone.wait()
+@pytest.mark.parametrize(("scenario", "rank"), [("alone", 0), ("without-first", 1)])
+def test_a_rank_whose_peers_never_come_gives_up(
+    scenario: str, rank: int, said: Callable[[str, int], list[str]]
+) -> None:
+    (line,) = said(scenario, rank)
+    assert line.startswith("lost after")
+
+
+def test_the_shared_memory_has_no_name_left_that_another_could_open(told: Path) -> None:
+    assert not (told / "agree.shared_memory.store").exists()
 
 
 def test_a_group_of_one_opens_nothing(tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """The ranks of one tensor-parallel group and how they meet.
 
-Knows torch.distributed and nothing of models or requests. A group of one opens no socket and no store.
+Knows shared memory and torch.distributed, and nothing of models or requests. A group of one opens nothing.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 
+from ryzanstein_worker.parallel.shared_memory import PeerLostError, SharedMemory, is_supported
 
-class PeerLostError(RuntimeError):
-    """A peer died, froze past the deadline or never came; the group is broken and this process must end."""
+Backend = Literal["shared_memory", "gloo", "nccl"]
+
+__all__ = ["SINGLE", "Backend", "Group", "PeerLostError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,39 +25,55 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    shared_memory: SharedMemory | None = field(default=None, compare=False, repr=False)  # None: torch.distributed
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank {self.rank} is not in a group of {self.size}")
 
     @classmethod
-    def join(cls, rank: int, size: int, *, store_path: Path, device: torch.device, timeout_seconds: float) -> "Group":
-        """Meet the other ranks through a file in a private directory; gloo over loopback on CPU, NCCL on CUDA.
+    def join(
+        cls,
+        rank: int,
+        size: int,
+        *,
+        store_path: Path,
+        device: torch.device,
+        timeout_seconds: float,
+        backend: Backend | None = None,
+    ) -> "Group":
+        """Meet the other ranks at `store_path`, a name in a directory that is private to this start of the group.
 
+        CUDA uses NCCL; CPU shared memory, or gloo over loopback where shared memory is not supported.
         `timeout_seconds` bounds the meeting and every later collective. A process joins one group in its life.
         Raises PeerLostError if not all ranks came in time.
         """
-        group = cls(rank, size)
         if size == 1:
-            return group
+            return cls(rank, size)
+        if backend is None:
+            backend = "nccl" if device.type == "cuda" else "shared_memory" if is_supported(size) else "gloo"
+        if backend == "shared_memory":
+            return cls(rank, size, SharedMemory(store_path, rank, size, timeout_seconds=timeout_seconds))
         # Ranks of one pod only: gloo would otherwise listen on whatever address the host name resolves to.
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         try:
             dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
+                backend,
                 store=dist.FileStore(str(store_path), size),  # type: ignore[attr-defined]  # torch forgets __all__
                 rank=rank,
                 world_size=size,
                 timeout=timedelta(seconds=timeout_seconds),
-                device_id=device if device.type == "cuda" else None,
+                device_id=device if backend == "nccl" else None,
             )
         except RuntimeError as error:
-            raise PeerLostError(f"rank {rank} could not meet the other ranks within {timeout_seconds:g} s") from error
-        return group
+            raise PeerLostError(f"rank {rank} could not meet the other ranks in {timeout_seconds:g} s") from error
+        return cls(rank, size)
 
     def close(self) -> None:
         """Leave the group in good order. Does not wait for the others; for a group of one it does nothing."""
-        if self.size > 1 and dist.is_initialized():
+        if self.shared_memory is not None:
+            self.shared_memory.close()
+        elif self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
