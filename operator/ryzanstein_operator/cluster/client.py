@@ -7,6 +7,7 @@ is told to the caller at once.
 import asyncio
 import json
 import logging
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class Cluster:
             if _SERVICE_ACCOUNT.exists():
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                await config.load_kube_config(client_configuration=configuration, persist_config=False)
+                # Named here, because the client looks at KUBECONFIG once, at its import, and then takes the home's.
+                path = os.environ.get("KUBECONFIG") or None
+                await config.load_kube_config(path, client_configuration=configuration, persist_config=False)
         except (config.ConfigException, OSError) as error:
             raise ApiError(0, f"No credentials for a cluster: {error}") from error
         configuration.retries = None

@@ -77,10 +77,8 @@ class Lease:
         if not self.held() or self._lease is None:
             return
         self._led = False
-        body = self._body("")
-        body["metadata"]["resourceVersion"] = self._lease["metadata"]["resourceVersion"]
         try:
-            await self._call("PUT", body, RELEASE_SECONDS)
+            await self._call("PUT", self._body("", self._lease), RELEASE_SECONDS)
             logger.info("Released the Lease", extra={"lease": self._name})
         except ApiError as error:
             logger.warning("Could not release the Lease; it expires", extra={"lease": self._name, "error": str(error)})
@@ -90,8 +88,7 @@ class Lease:
         if lease is None:
             await self._write("POST", self._body(self.identity))
         elif _holder(lease) in ("", self.identity) or self._expired(lease):
-            body = self._body(self.identity, lease)
-            await self._write("PUT", body)
+            await self._write("PUT", self._body(self.identity, lease))
         elif self._led:
             raise LeadershipLostError(f"The Lease {self._name} is held by {_holder(lease)}.")
 
@@ -124,8 +121,7 @@ class Lease:
 
     def _failed(self, error: ApiError) -> None:
         if error.conflict:
-            self._lease = None if not self._led else self._lease
-            # Someone else wrote first: look again at the next turn, by a read.
+            # Someone else wrote first: stop writing, and look again at the next turn.
             self._renewed_at = float("-inf")
             return
         if error.transient:
@@ -145,7 +141,8 @@ class Lease:
             before = old["spec"]
             same = before.get("holderIdentity") == holder
             spec["acquireTime"] = before.get("acquireTime", now) if same else now
-            spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + (0 if same else 1)
+            taken = bool(holder) and not same
+            spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + taken
         return {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
 
     async def _call(self, method: str, body: Manifest | None, seconds: float) -> Manifest:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import time
 import uuid
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.observe import Cache, Observer
 from ryzanstein_operator.handlers.loop import Loop
-from ryzanstein_operator.handlers.watch import scopes, watch
+from ryzanstein_operator.handlers.watch import handle_signals, scopes, watch
 from ryzanstein_operator.health import Answer, HealthServer, Probes
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
@@ -51,8 +50,7 @@ class Operator:
 
     async def run(self) -> None:
         """Until a signal, or until a part ends. Raises what ended it."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        handle_signals(self._stop)
         parts = [asyncio.create_task(self._keep_beating(), name="beat")]
         try:
             waiting = asyncio.create_task(wait_for_resources(self._cluster, self._tell), name="discovery")

@@ -6,6 +6,7 @@ Only `on.event` handlers: kopf writes nothing, adds no finalizer and keeps no an
 import asyncio
 import itertools
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,8 +23,8 @@ from ryzanstein_operator.settings import Settings
 SERVER_SECONDS: Final = 300
 """The API server ends a watch after this; the next one goes on from the last version."""
 CLIENT_SECONDS: Final = 330.0
-INACTIVITY_SECONDS: Final = 50.0
-"""Below the 60 s after which the freshness probe fails, so that a silent watch mends itself first."""
+INACTIVITY_SECONDS: Final = 70.0
+"""The API server sends a bookmark a minute: a stream that is silent for longer is dead, and kopf opens another."""
 _BACKOFFS: Final = (0.5, 1.0, 2.0, 3.0, 5.0)
 
 
@@ -111,9 +112,10 @@ def registry(scope: Scope, cluster: Cluster, loop: Loop, freshness: Freshness) -
 async def watch(
     scope: Scope, cluster: Cluster, settings: Settings, loop: Loop, freshness: Freshness, stop: asyncio.Event
 ) -> None:
-    """Watch until `stop` is set or a signal comes. Raises what ended a watcher: then the process must end too."""
+    """Watch until `stop` is set. Raises what ended a watcher: then the process must end too."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    await kopf.operator(
+    before = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry(scope, cluster, loop, freshness),
         settings=kopf_settings(settings),
         clusterwide=not scope.namespaces,
@@ -121,3 +123,12 @@ async def watch(
         standalone=True,
         stop_flag=stop,
     )
+    # kopf has taken the signals to itself; but the Lease must be given back before the watchers end.
+    handle_signals(stop)
+    await kopf.run_tasks(tasks, ignored=before)
+
+
+def handle_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,0 +1,163 @@
+"""A Plan is carried out whole or as far as it can be, by the leader alone, on the very objects it was decided on."""
+
+import pytest
+
+from fakeapi import FakeApi, Manifest, refuse
+from ryzanstein_operator.cluster import client
+from ryzanstein_operator.cluster.apply import Executor, NotLeadingError
+from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.events import Recorder
+from ryzanstein_operator.cluster.observe import Cache
+from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.decide.observed import Ref
+from ryzanstein_operator.decide.plan import Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.telemetry import Metrics
+
+ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "team", "name": "chat"}}
+BUDGET = {
+    "apiVersion": "policy/v1",
+    "kind": "PodDisruptionBudget",
+    "metadata": {"namespace": "team", "name": "chat"},
+    "spec": {},
+}
+SERVICE = {
+    "apiVersion": "ryzanstein.dev/v1alpha1",
+    "kind": "InferenceService",
+    "metadata": {"namespace": "team", "name": "chat"},
+    "spec": {},
+}
+
+
+class World:
+    """An executor over the fake API, its cache, and whether it leads."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.leading, self.cache, self.metrics = True, Cache(), Metrics()
+        recorder = Recorder(cluster, "operator-0")
+        self.executor = Executor(cluster, self.cache, recorder, self.metrics, lambda: self.leading)
+
+    def writes(self, kind: str, verb: str) -> float:
+        labels = {"kind": kind, "verb": verb}
+        return self.metrics.registry.get_sample_value("ryzanstein_operator_writes_total", labels) or 0
+
+
+@pytest.fixture
+def world(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
+    return World(cluster)
+
+
+async def test_a_write_is_in_the_picture_at_once(fake_api: FakeApi, world: World) -> None:
+    outcome = await world.executor.execute(Plan((Apply(ACCOUNT, None, "missing"),)), None)
+    assert (outcome.refused, outcome.again) == ({}, "")
+    assert fake_api.get("ServiceAccount", "team", "chat") == world.cache.get(CHILDREN[2], "team", "chat")
+    assert world.writes("ServiceAccount", "apply") == 1
+
+
+async def test_an_object_that_took_the_place_of_another_is_not_touched(fake_api: FakeApi, world: World) -> None:
+    live = fake_api.put(ACCOUNT)
+    plan = Plan((Apply(ACCOUNT | {"x": 1}, "another-uid", "differs"), Delete(Ref.of(ACCOUNT), "another-uid", "extra")))
+    outcome = await world.executor.execute(plan, None)
+    assert outcome.again
+    assert not outcome.refused
+    assert fake_api.get("ServiceAccount", "team", "chat") == live
+
+
+async def test_deleting_what_is_gone_is_done(fake_api: FakeApi, world: World) -> None:
+    uid = fake_api.put(ACCOUNT)["metadata"]["uid"]
+    plan = Plan((Delete(Ref.of(ACCOUNT), uid, "extra"), Delete(Ref.of(ACCOUNT), uid, "extra")))
+    outcome = await world.executor.execute(plan, None)
+    assert (outcome.refused, outcome.again) == ({}, "")
+    assert fake_api.get("ServiceAccount", "team", "chat") is None
+    assert world.writes("ServiceAccount", "delete") == 1
+
+
+@pytest.mark.parametrize("code", [400, 403, 422])
+async def test_a_refused_action_keeps_no_later_one_from_being_tried(fake_api: FakeApi, world: World, code: int) -> None:
+    fake_api.faults.append(refuse("PATCH", "/serviceaccounts", code, "denied by policy"))
+    plan = Plan((Apply(ACCOUNT, None, "missing"), Apply(BUDGET, None, "missing")))
+    outcome = await world.executor.execute(plan, None)
+    assert outcome.refused == {Ref.of(ACCOUNT): "denied by policy"}
+    assert fake_api.get("PodDisruptionBudget", "team", "chat") is not None
+
+
+async def test_a_fault_that_lasts_asks_for_another_visit(fake_api: FakeApi, world: World) -> None:
+    fake_api.faults.append(refuse("PATCH", "/serviceaccounts", 503, "down"))
+    outcome = await world.executor.execute(Plan((Apply(ACCOUNT, None, "missing"),)), None)
+    assert "down" in outcome.again
+    assert not outcome.refused
+
+
+async def test_who_does_not_lead_writes_nothing(fake_api: FakeApi, world: World) -> None:
+    world.leading = False
+    with pytest.raises(NotLeadingError):
+        await world.executor.execute(Plan((Apply(ACCOUNT, None, "missing"),)), None)
+    assert not fake_api.writes()
+
+
+async def test_leadership_lost_in_the_middle_stops_the_rest(fake_api: FakeApi, world: World) -> None:
+    def lose(_: object) -> None:
+        world.leading = False
+
+    fake_api.faults.append(lose)  # type: ignore[arg-type]  # a fault that lets the call through
+    with pytest.raises(NotLeadingError):
+        await world.executor.execute(Plan((Apply(ACCOUNT, None, "a"), Apply(BUDGET, None, "b"))), None)
+    assert len(fake_api.writes()) == 1
+
+
+async def test_status_goes_to_the_subresource_of_the_same_object(fake_api: FakeApi, world: World) -> None:
+    uid = fake_api.put(SERVICE)["metadata"]["uid"]
+    status = {"observedGeneration": 1}
+    await world.executor.execute(Plan((PatchStatus(Ref.of(SERVICE), uid, status, "news"),)), None)
+    assert [call.path.rpartition("/")[2] for call in fake_api.writes()] == ["status"]
+    stored = world.cache.get(SERVICES, "team", "chat")
+    assert stored is not None
+    assert stored["status"] == status
+    outcome = await world.executor.execute(Plan((PatchStatus(Ref.of(SERVICE), "other", {"x": 1}, "news"),)), None)
+    assert outcome.again
+
+
+async def test_a_refused_status_asks_for_another_visit(fake_api: FakeApi, world: World) -> None:
+    fake_api.put(SERVICE)
+    fake_api.faults.append(refuse("PATCH", "/status", 422, "status is invalid"))
+    outcome = await world.executor.execute(Plan((PatchStatus(Ref.of(SERVICE), None, {}, "news"),)), None)
+    assert "invalid" in outcome.again
+
+
+async def test_an_event_that_comes_again_is_counted_not_repeated(fake_api: FakeApi, world: World) -> None:
+    about = fake_api.put(SERVICE)
+    plan = Plan((EmitEvent("Warning", "ImagePullFailed", "cannot pull"),))
+    for _ in range(3):
+        await world.executor.execute(plan, about)
+    await world.executor.execute(Plan((EmitEvent("Normal", "Created", "made"),)), about)
+    events = {event["reason"]: event for event in fake_api.all("Event")}
+    assert len(events) == 2
+    assert events["ImagePullFailed"]["series"]["count"] == 3
+    assert events["ImagePullFailed"]["regarding"]["uid"] == about["metadata"]["uid"]
+    assert "series" not in events["Created"]
+
+
+async def test_an_event_that_has_expired_is_posted_anew(fake_api: FakeApi, world: World) -> None:
+    about = fake_api.put(SERVICE)
+    plan = Plan((EmitEvent("Warning", "CrashLoop", "again"),))
+    await world.executor.execute(plan, about)
+    fake_api.faults.append(refuse("PATCH", "/events", 404, "not found"))
+    await world.executor.execute(plan, about)
+    assert len(fake_api.all("Event")) == 2
+
+
+async def test_an_event_that_is_lost_breaks_nothing(fake_api: FakeApi, world: World) -> None:
+    about = fake_api.put(SERVICE)
+    fake_api.faults.append(refuse("POST", "/events", 403, "forbidden"))
+    plan = Plan((EmitEvent("Normal", "Created", "made"), Apply(ACCOUNT, None, "missing")))
+    outcome = await world.executor.execute(plan, about)
+    assert (outcome.refused, outcome.again) == ({}, "")
+    assert fake_api.get("ServiceAccount", "team", "chat") is not None
+
+
+def test_the_manifest_of_a_plan_is_not_changed_by_its_uid() -> None:
+    from ryzanstein_operator.cluster.apply import _with_uid
+
+    before: Manifest = {"metadata": {"name": "chat"}}
+    assert _with_uid(before, "u")["metadata"] == {"name": "chat", "uid": "u"}
+    assert before == {"metadata": {"name": "chat"}}

@@ -1,0 +1,135 @@
+"""The picture of the cluster: newer wins, what was deleted unseen goes with the next list, strangers are looked up."""
+
+import pytest
+
+from fakeapi import FakeApi, Manifest, refuse
+from ryzanstein_operator.cluster import observe
+from ryzanstein_operator.cluster.client import ApiError, Cluster
+from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of, selectors
+from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, PODS, ROUTES, SERVICES
+from ryzanstein_operator.settings import Settings
+from ryzanstein_worker import contract
+
+CHAT = Key("team", "chat")
+
+
+def a_pod(name: str, version: int, *, uid: str = "u", service: str = "chat", namespace: str = "team") -> Manifest:
+    metadata = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": str(version)}
+    metadata["labels"] = {contract.LABEL_SERVICE: service}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
+def a_service(name: str, namespace: str = "team") -> Manifest:
+    metadata = {"namespace": namespace, "name": name}
+    return {
+        "apiVersion": "ryzanstein.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"model": {"uri": "demo://"}},
+    }
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.put(a_pod("p", 9))
+    assert cache.put(a_pod("p", 10))
+    assert not cache.put(a_pod("p", 9))
+    assert [pod["metadata"]["resourceVersion"] for pod in cache.of(PODS, CHAT)] == ["10"]
+
+
+def test_the_deletion_of_an_earlier_object_leaves_its_namesake() -> None:
+    cache = Cache()
+    cache.put(a_pod("p", 9, uid="new"))
+    assert not cache.drop(a_pod("p", 8, uid="old"))
+    assert cache.of(PODS, CHAT)
+    assert cache.drop(a_pod("p", 9, uid="new"))
+    assert not cache.of(PODS, CHAT)
+
+
+def test_a_label_that_changes_moves_an_object_to_another_visit() -> None:
+    cache = Cache()
+    cache.put(a_pod("p", 1))
+    cache.put(a_pod("p", 2, service="other"))
+    assert not cache.of(PODS, CHAT)
+    assert len(cache.of(PODS, Key("team", "other"))) == 1
+
+
+def test_a_list_removes_what_it_lacks_but_not_what_is_newer_or_elsewhere() -> None:
+    cache = Cache()
+    for pod in (a_pod("gone", 1), a_pod("kept", 2), a_pod("newer", 9), a_pod("far", 1, namespace="other")):
+        cache.put(pod)
+    cache.replace(PODS, "team", [a_pod("kept", 2)], version=5)
+    assert sorted(pod["metadata"]["name"] for pod in cache.all(PODS)) == ["far", "kept", "newer"]
+
+
+def test_every_object_knows_its_visit() -> None:
+    assert key_of(a_service("chat")) == CHAT
+    assert key_of(a_pod("p", 1)) == CHAT
+    routes = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "release", "name": "ryzanstein-routes"},
+    }
+    assert key_of(routes) == ROUTES_VISIT
+    assert (str(CHAT), str(ROUTES_VISIT)) == ("team/chat", "routes")
+
+
+def test_only_what_is_ours_is_asked_for() -> None:
+    assert selectors(SERVICES) == {}
+    assert selectors(PODS) == {"labelSelector": contract.LABEL_SERVICE}
+    assert selectors(ROUTES) == {"fieldSelector": "metadata.name=ryzanstein-routes"}
+    assert LEASES.release_only
+
+
+async def test_a_refresh_reads_every_page(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "LIST_CHUNK", 2)
+    for number in range(5):
+        fake_api.put(a_service(f"chat-{number}"))
+    fake_api.put(a_service("elsewhere", namespace="other"))
+    cache = Cache()
+    await Observer(cluster, cache, settings).refresh()
+    assert sorted(o["metadata"]["name"] for o in cache.all(SERVICES)) == [f"chat-{n}" for n in range(5)]
+    assert all(o["kind"] == "InferenceService" and "apiVersion" in o for o in cache.all(SERVICES))
+
+
+async def test_what_was_deleted_unseen_goes_with_the_refresh(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.put(a_service("chat"))
+    cache = Cache()
+    observer = Observer(cluster, cache, settings)
+    await observer.refresh()
+    assert await observer.observe(CHAT, {}) is not None
+    fake_api.delete("InferenceService", "team", "chat", unseen=True)
+    await observer.refresh()
+    assert await observer.observe(CHAT, {}) is None
+
+
+async def test_a_stranger_that_bears_our_name_is_observed(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.put(a_service("chat"))
+    fake_api.put({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "team", "name": "chat-workers"}})
+    observer = Observer(cluster, Cache(), settings)
+    await observer.refresh()
+    observed = await observer.observe(CHAT, {})
+    assert observed is not None
+    assert [child["metadata"]["name"] for child in observed.children] == ["chat-workers"]
+    assert len([call for call in fake_api.calls if call.path.endswith(("/chat", "/chat-workers"))]) == len(CHILDREN)
+
+
+async def test_a_kind_that_may_not_be_listed_is_named(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
+    fake_api.faults.append(refuse("GET", "/poddisruptionbudgets", 403, "poddisruptionbudgets is forbidden"))
+    with pytest.raises(ApiError, match="poddisruptionbudgets"):
+        await Observer(cluster, Cache(), settings).refresh()
+
+
+async def test_a_lookup_that_fails_is_no_absence(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
+    fake_api.put(a_service("chat"))
+    observer = Observer(cluster, Cache(), settings)
+    await observer.refresh()
+    fake_api.faults.append(refuse("GET", "/deployments/chat", 403, "forbidden"))
+    with pytest.raises(ApiError, match="forbidden"):
+        await observer.observe(CHAT, {})

@@ -1,0 +1,24 @@
+"""What the operator may touch: least privilege, as one list."""
+
+from ryzanstein_operator.cluster.resources import ALL, role_rules
+from ryzanstein_operator.desired import names
+
+
+def test_the_operator_asks_for_nothing_dangerous() -> None:
+    rules = role_rules()
+    assert not {"secrets", "pods/exec", "roles", "rolebindings", "nodes", "*"} & {rule.resource for rule in rules}
+    assert not {"deletecollection", "escalate", "bind", "impersonate", "*"} & {v for rule in rules for v in rule.verbs}
+
+
+def test_every_kind_of_child_can_be_carried_out() -> None:
+    known = {(resource.api_version, resource.kind): resource for resource in ALL}
+    for kind in names.CHILD_KINDS:
+        assert {"create", "patch", "delete"} <= set(known[kind].verbs)
+
+
+def test_a_resource_knows_its_paths() -> None:
+    deployments = next(resource for resource in ALL if resource.kind == "Deployment")
+    pods = next(resource for resource in ALL if resource.kind == "Pod")
+    assert deployments.path("team", "chat") == "/apis/apps/v1/namespaces/team/deployments/chat"
+    assert deployments.path() == "/apis/apps/v1/deployments"
+    assert pods.path("team") == "/api/v1/namespaces/team/pods"
