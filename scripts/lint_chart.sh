@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks the chart and the manifests: helm lint, kubeconform with our own API server's schemas, kube-score, checkov.
 #
-# Rendered with the defaults and with each of tests/contract/values/*.yaml. Exceptions stand here and in
-# tests/contract/checkov.yaml, each with its reason.
+# Rendered with the defaults and with each of tests/contract/values/*.yaml. What the operator makes of
+# the samples is checked too. Exceptions stand here, in tests/contract/checkov.yaml and, for workers, in
+# scripts/render_workers.py, each with its reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/tools.sh
@@ -19,13 +20,10 @@ for values in "" tests/contract/values/*.yaml; do
   name=$(basename "${values:-default}" .yaml)
   "$helm" template ryzanstein helm/ryzanstein --namespace ryzanstein ${values:+--values "$values"} > "$work/$name.yaml"
 done
-# What the operator makes of the samples, as `plan` prints it, passes the same checks.
-for sample in manifests/samples/*.yaml; do
-  cp "$sample" "$work/sample-$(basename "$sample")"
-done
+"$python" scripts/render_workers.py "$work"
 
 "$kubeconform" -strict -schema-location 'tests/contract/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' \
-  manifests/install.yaml "$work"/*.yaml
+  manifests/install.yaml manifests/samples/*.yaml "$work"/*.yaml
 
 # container-image-pull-policy: "Always" would make a start depend on the registry; what is pinned is the digest
 # (images.*.digest), and a kind cluster has its images loaded and no registry at all.

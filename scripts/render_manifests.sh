@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/tools.sh
 helm=$(tool helm)
-python=${PYTHON:-python3}
 
 rm -f helm/ryzanstein/files/crds/*.yaml
 cp crds/*.yaml helm/ryzanstein/files/crds/

@@ -9,6 +9,9 @@ KUBECONFORM=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 KUBE_SCORE=github.com/zegl/kube-score/cmd/kube-score@v1.20.0
 CHECKOV=checkov==3.3.30
 
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
+
 tool() {
   local name=$1 place package
   for place in "$RYZANSTEIN_CACHE/bin" "$HOME/.cache/kind-offline/bin"; do
