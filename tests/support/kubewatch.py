@@ -78,6 +78,11 @@ class KubeWatch:
             queue.put_nowait(None)
 
     @property
+    def lists(self) -> int:
+        """How often a collection was listed."""
+        return sum("watch" not in query for _, query in self.requests)
+
+    @property
     def watching(self) -> int:
         """Open watches."""
         return len(self._watchers)
