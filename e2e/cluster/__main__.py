@@ -13,6 +13,7 @@ import cluster
 import engine
 import forwarding
 import go_tools
+import images
 from console import Failure, explain, say, step
 from lab import Lab
 
@@ -33,7 +34,9 @@ def _alone(lab: Lab) -> Iterator[None]:
 def _up(lab: Lab, options: argparse.Namespace) -> None:
     chosen = engine.choose(lab, options.mode)
     go_tools.provide(lab, "kind", "kubectl", prefer_own=chosen.offline)
+    built = images.ensure(lab, chosen)
     cluster.ensure(lab, chosen)
+    images.load(lab, built)
 
 
 def main() -> int:

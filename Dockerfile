@@ -1,0 +1,54 @@
+# The three images, one target each: operator, gateway, worker.
+#
+#   docker build --target operator -t ryzanstein/operator:dev .
+#
+# BASE_IMAGE is any image with Python 3.13. The worker takes torch from PyPI unless its base already holds it
+# (WORKER_BASE_IMAGE, say a Debian trixie with python3-torch). Where the build has no network, fetch the wheels into
+# build/wheels/<target> first, as e2e/cluster does: what lies there is used, and no index is asked.
+# Plain enough for Docker's legacy builder, which runs every stage above the target: the heaviest is the last.
+ARG BASE_IMAGE=python:3.13-slim
+ARG WORKER_BASE_IMAGE=${BASE_IMAGE}
+
+FROM ${BASE_IMAGE} AS operator-build
+COPY scripts/install_in_image.sh requirements/operator.txt build/wheels/operator/*.whl /wheels/
+RUN sh /wheels/install_in_image.sh operator
+COPY worker/ryzanstein_worker/__init__.py worker/ryzanstein_worker/contract.py /app/ryzanstein_worker/
+COPY operator/ryzanstein_operator /app/ryzanstein_operator
+RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM ${BASE_IMAGE} AS operator
+COPY --from=operator-build /opt/ryzanstein /opt/ryzanstein
+COPY --from=operator-build /app /app
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["python", "-m", "ryzanstein_operator"]
+
+FROM ${BASE_IMAGE} AS gateway-build
+COPY scripts/install_in_image.sh requirements/gateway.txt build/wheels/gateway/*.whl /wheels/
+RUN sh /wheels/install_in_image.sh gateway
+COPY worker/ryzanstein_worker/__init__.py worker/ryzanstein_worker/contract.py /app/ryzanstein_worker/
+COPY gateway/ryzanstein_gateway /app/ryzanstein_gateway
+RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM ${BASE_IMAGE} AS gateway
+COPY --from=gateway-build /opt/ryzanstein /opt/ryzanstein
+COPY --from=gateway-build /app /app
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["python", "-m", "ryzanstein_gateway"]
+
+FROM ${WORKER_BASE_IMAGE} AS worker-build
+COPY scripts/install_in_image.sh requirements/worker.txt requirements/torch.txt build/wheels/worker/*.whl /wheels/
+RUN sh /wheels/install_in_image.sh worker
+COPY worker/ryzanstein_worker /app/ryzanstein_worker
+RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM ${WORKER_BASE_IMAGE} AS worker
+COPY --from=worker-build /opt/ryzanstein /opt/ryzanstein
+COPY --from=worker-build /app /app
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["python", "-m", "ryzanstein_worker"]
