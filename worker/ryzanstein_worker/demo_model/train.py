@@ -186,7 +186,8 @@ def learn(model: LlamaForCausalLM, ids: torch.Tensor, steps: int, minutes: float
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(output, safe_serialization=True)
+    model.to(torch.bfloat16).save_pretrained(output)
+    (output / "model.safetensors").chmod(0o644)  # it is written 0600, and a worker runs as another user
     tokenizer.save(str(output / "tokenizer.json"))
     special = {"bos_token": BOS, "eos_token": EOS, "chat_template": CHAT_TEMPLATE, "model_max_length": CONTEXT}
     document = {**special, "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}
