@@ -11,7 +11,6 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -63,6 +62,10 @@ class _Worker:
         self._socket = api_socket
         self._probes = Probes()
         self._metrics = ServerMetrics(config.served_model_name)
+        model_dir = config.engine.model_path
+        # Before the engine: what is wrong with these files is told without the wait for the weights.
+        self._tokenizer = Tokenizer(model_dir)
+        self._template = ChatTemplate(read_chat_template(model_dir), self._tokenizer.special)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # a second signal: end now
 
@@ -105,11 +108,8 @@ class _Worker:
 
     async def _serve(self, engine: Engine) -> int:
         config = self._config
-        model_dir = Path(config.engine.model_dir)
-        tokenizer = Tokenizer(model_dir)
-        template = ChatTemplate(read_chat_template(model_dir), tokenizer.special)
         self._metrics.watch(engine.stats)
-        service = Service(config.served_model_name, engine, tokenizer, template, self._metrics)
+        service = Service(config.served_model_name, engine, self._tokenizer, self._template, self._metrics)
         gate = Gate(build_app(service, self._probes, self._metrics))
         server = _uvicorn(gate)
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
@@ -120,7 +120,7 @@ class _Worker:
         finally:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            await template.close()
+            await self._template.close()
 
     async def _until_the_end(self, engine: Engine, gate: Gate, serving: "asyncio.Task[None]") -> int:
         stop = asyncio.create_task(self._stop.wait())
@@ -185,6 +185,7 @@ def _uvicorn(gate: Gate) -> _Server:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,

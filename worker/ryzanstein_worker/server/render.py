@@ -50,8 +50,8 @@ class Renderer(Protocol):
         """Chunks that come before any text."""
         ...
 
-    def chunk(self, delta: Delta) -> wire.Answer | None:
-        """The chunk of a delta; None where it has nothing to show."""
+    def chunks(self, delta: Delta) -> list[wire.Answer]:
+        """The chunks of a delta; none where it has nothing to show."""
         ...
 
     def last(self, usage: wire.Usage) -> wire.Answer:
@@ -73,11 +73,11 @@ class CompletionRenderer:
     def opening(self, num_choices: int) -> list[wire.Answer]:
         return []
 
-    def chunk(self, delta: Delta) -> wire.Answer | None:
+    def chunks(self, delta: Delta) -> list[wire.Answer]:
         if not (delta.text or delta.tokens or delta.finish_reason):
-            return None
+            return []
         answer = self._answer([self._choice(delta.index, [delta])])
-        return answer.model_copy(update={"usage": None}) if self._head.include_usage else answer
+        return [answer.model_copy(update={"usage": None}) if self._head.include_usage else answer]
 
     def last(self, usage: wire.Usage) -> wire.Answer:
         return self._answer([]).model_copy(update={"usage": usage})
@@ -125,11 +125,14 @@ class ChatRenderer:
         first = wire.ChatDelta(role="assistant", content="")
         return [self._chunk([self._part(index, first, (), None)]) for index in range(num_choices)]
 
-    def chunk(self, delta: Delta) -> wire.Answer | None:
-        if not (delta.text or delta.tokens or delta.finish_reason):
-            return None
-        text = wire.ChatDelta(content=delta.text) if delta.text or delta.tokens else wire.ChatDelta()
-        return self._chunk([self._part(delta.index, text, delta.tokens, delta.finish_reason)])
+    def chunks(self, delta: Delta) -> list[wire.Answer]:
+        answers: list[wire.Answer] = []
+        if delta.text or delta.tokens:
+            text = wire.ChatDelta(content=delta.text)
+            answers.append(self._chunk([self._part(delta.index, text, delta.tokens, None)]))
+        if delta.finish_reason is not None:  # on its own, for some clients read no text beside it
+            answers.append(self._chunk([self._part(delta.index, wire.ChatDelta(), (), delta.finish_reason)]))
+        return answers
 
     def last(self, usage: wire.Usage) -> wire.Answer:
         return self._chunk([]).model_copy(update={"usage": usage})

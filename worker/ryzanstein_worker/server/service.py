@@ -98,9 +98,8 @@ class Service:
                     for answer in run.renderer.opening(len(run.engine_requests)):
                         yield answer
                 tally.add(delta, run.choices_per_prompt)
-                chunk = run.renderer.chunk(delta)
-                if chunk is not None:
-                    yield chunk
+                for answer in run.renderer.chunks(delta):
+                    yield answer
         if run.include_usage:
             yield run.renderer.last(tally.usage())
 

@@ -1,0 +1,85 @@
+"""A whole worker as a process: `python -m ryzanstein_worker serve` on free ports, its log read as it comes."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 50.0
+MODEL_NAME = "tiny"
+
+
+class WorkerProcess:
+    """A running worker. `api` and `health` are base URLs."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.records: list[dict[str, Any]] = []
+        self._incoming: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.health = f"http://127.0.0.1:{self.wait_for_log('answering probes')['port']}"
+        self.api = f"http://127.0.0.1:{self.wait_for_log('serving')['port']}"
+
+    def wait_for_log(self, message: str, seconds: float = START_SECONDS) -> dict[str, Any]:
+        """The next record with this message. Fails with the whole log if it does not come in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                record = self._incoming.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {message!r} in the log: {self.records}") from None
+            if record is None:
+                raise AssertionError(f"the worker ended without {message!r}: {self.records}")
+            if record["message"] == message:
+                return record
+
+    def ranks(self) -> list[int]:
+        """Process ids of the rank processes."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if b"engine.rank" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    def wait(self, seconds: float) -> int:
+        return self.process.wait(timeout=seconds)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = {"message": line}
+            self.records.append(record)
+            self._incoming.put(record)
+        self._incoming.put(None)
+
+
+@contextmanager
+def serve_worker(model_dir: Path, *flags: str) -> Iterator[WorkerProcess]:
+    """Run a worker for the length of the block; it is killed at the end if it still runs."""
+    command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(model_dir)]
+    command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0"]
+    command += ["--dtype", "float32", "--device", "cpu", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        yield WorkerProcess(process)
+    finally:
+        # Two signals: without a drain.
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=10)
+        assert process.stderr is not None
+        process.stderr.close()
