@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import openai
+import pytest
 from aiohttp import web
 
 from gateway_world import KEY, World, until
@@ -239,3 +240,14 @@ async def test_load_spreads_by_requests_in_flight(world: World) -> None:
     for gate in gates * 3:
         gate.release()
     assert {reply.status_code for reply in await asyncio.gather(*asks)} == {200}
+
+
+async def test_a_fault_of_the_gateway_itself_is_a_500_that_tells_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one_replica(world)
+    monkeypatch.setattr(world.gateway._fleet, "pick", lambda *_: 1 / 0)
+    reply = await world.ask(**ASK)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+    assert "division" not in reply.text
+    assert (await world.client.get("/v1/models")).status_code == 200

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway_world import NAMESPACE, World, open_world, until
@@ -84,7 +86,8 @@ NONSENSE = [
 ]
 
 
-async def test_nonsense_on_a_watch_is_survived(world: World) -> None:
+async def test_nonsense_on_a_watch_is_survived(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.kube._LONGEST_PAUSE", 0.2)
     first, second = await two_replicas(world)
     for line in NONSENSE:
         await until(lambda: world.kube.watching == 2, "both watches are open")
@@ -132,16 +135,28 @@ async def test_a_watch_into_a_black_hole_is_noticed(tmp_path: Path, monkeypatch:
 async def test_a_gateway_that_has_seen_nothing_is_alive_but_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world(tmp_path, monkeypatch) as world:
-        assert await world.probe(HEALTH_READY) == 200
-        assert await world.probe("/v1/models") == 404
-        for reflector in world.gateway._reflectors:
-            reflector.synced = False
-            assert await world.probe(HEALTH_READY) == 503
-            reflector.synced = True
+    async with open_world(tmp_path, monkeypatch, kube_status=503) as world:
+        await until(lambda: len(world.kube.requests) >= 4, "it has asked in vain")
+        assert await world.probe(HEALTH_READY) == 503
         assert await world.probe(HEALTH_LIVE) == 200
-        world.gateway._heartbeat._beat -= 60
-        assert await world.probe(HEALTH_LIVE) == 503
+        assert await world.probe("/v1/models") == 404
+        world.kube.broken_status = 0
+        await until(lambda: not world.gateway.why_not_ready(), "it is ready")
+        assert await world.probe(HEALTH_READY) == 200
+
+
+def probe_blocking(url: str) -> int:
+    """As the kubelet asks: from outside the event loop, which stands still meanwhile."""
+    return httpx.get(url).status_code
+
+
+async def test_a_stuck_event_loop_is_not_alive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.health.STUCK_SECONDS", 1.5)
+    url = f"http://127.0.0.1:{world.gateway.health_port}{HEALTH_LIVE}"
+    assert probe_blocking(url) == 200
+    time.sleep(1.6)  # noqa: ASYNC251 - this is the fault
+    assert probe_blocking(url) == 503
+    await until(lambda: probe_blocking(url) == 200, "the loop turns again")
 
 
 async def test_a_route_table_that_cannot_be_read_leaves_the_last_good_one(world: World) -> None:

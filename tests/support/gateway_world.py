@@ -120,11 +120,15 @@ def _entry(one: Replica, *, ready: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AsyncIterator[World]:
-    """A world whose gateway has settings other than the usual."""
+async def open_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, kube_status: int = 0, **changes: Any
+) -> AsyncIterator[World]:
+    """A world whose gateway has settings other than the usual. With a `kube_status`, every request of the gateway
+    to the API server gets that status, and it is not waited for to become ready."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     async with AsyncExitStack() as stack:
         kube = await stack.enter_async_context(kube_watch())
+        kube.broken_status = kube_status
         kube.write_kubeconfig(tmp_path / "kubeconfig")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         keys = tmp_path / "keysets"
@@ -149,7 +153,7 @@ async def open_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes:
             base_url=f"http://127.0.0.1:{gateway.port}", headers={"authorization": f"Bearer {KEY}"}, timeout=10
         )
         await stack.enter_async_context(client)
-        await until(lambda: run.done() or not gateway.why_not_ready(), "the gateway is ready")
+        await until(lambda: run.done() or kube_status > 0 or not gateway.why_not_ready(), "the gateway is ready")
         yield World(kube, keys, free_port(), settings, stack, gateway, stop, run, client)
 
 
