@@ -62,7 +62,7 @@ def test_paged_attention_is_its_definition(
     q = torch.randn(sum(batch.lens), heads, 8)
     k, v = torch.randn(2, 64, BLOCK_SIZE, kv_heads, 8)
     layout = batch.tables, batch.starts, batch.lens, batch.contexts
-    plan = AttentionPlan.build(*layout, block_size=BLOCK_SIZE, window=window)
+    plan = AttentionPlan.build(*layout, block_size=BLOCK_SIZE, window=window, dtype=torch.float32)
     expected = paged_attention_reference(q, k, v, *layout, window=window)
     torch.testing.assert_close(paged_attention(q, k, v, plan), expected)
 
@@ -72,7 +72,7 @@ def test_what_lies_in_other_sequences_blocks_or_beyond_the_context_changes_nothi
     k, v = torch.randn(2, 8, BLOCK_SIZE, 1, 8)
     q = torch.randn(2, 2, 8)
     tables = torch.tensor([[3, 5], [6, 0]])
-    plan = AttentionPlan.build(tables, [0, 1], [1, 1], [6, 3], block_size=BLOCK_SIZE, window=None)
+    plan = AttentionPlan.build(tables, [0, 1], [1, 1], [6, 3], block_size=BLOCK_SIZE, window=None, dtype=torch.float32)
     before = paged_attention(q, k, v, plan)
     for cache in (k, v):
         cache[[0, 1, 2, 4, 7]] = 1e30
@@ -109,3 +109,17 @@ def test_rope_is_its_definition() -> None:
     cos = torch.cat((angles.cos(), angles.cos()), dim=-1)[:, None]
     sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)[:, None]
     torch.testing.assert_close(rope(x, cos, sin), rope_reference(x, angles))
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_one_sequences_overflow_does_not_reach_another_through_the_padding(poison: float) -> None:
+    torch.manual_seed(6)
+    k_cache, v_cache = torch.zeros(2, 4, BLOCK_SIZE, 1, 8)
+    k, v = torch.randn(2, 5, 1, 8)
+    k[:4] = v[:4] = poison  # fills block 0, by which the shorter table is padded
+    store_kv(k, v, k_cache, v_cache, torch.tensor([0, 1, 2, 3, 8]))
+    plan = AttentionPlan.build(
+        torch.tensor([[0, 1], [2, 0]]), [0, 1], [1, 1], [5, 1], block_size=BLOCK_SIZE, window=None, dtype=torch.float32
+    )
+    out = paged_attention(torch.randn(2, 1, 8), k_cache, v_cache, plan)
+    torch.testing.assert_close(out[1], v[4])

@@ -23,7 +23,7 @@ class _Decode:
     rows_B: torch.Tensor | None  # flat token index of each query; None: all tokens in order
     blocks_BP: torch.Tensor
     num_keys: int
-    mask_B11C: torch.Tensor | None  # True: may be seen
+    mask_B11C: torch.Tensor | None  # added to the scores: 0 or -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Prefill:
     end: int
     blocks_P: torch.Tensor
     num_keys: int
-    mask_QC: torch.Tensor | None  # None: plainly causal, Q == C
+    mask_QC: torch.Tensor | None  # True: may be seen; None: plainly causal, Q == C
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,13 @@ class AttentionPlan:
         *,
         block_size: int,
         window: int | None,
+        dtype: torch.dtype,
     ) -> "AttentionPlan":
         """`context_lens` count the stored tokens and the step's own; `window` n: a token sees itself, n - 1 before."""
         singles = [index for index, length in enumerate(query_lens) if length == 1]
         parts: list[_Decode | _Prefill] = []
         if singles:
-            parts.append(_decode(block_tables_BP, query_starts, context_lens, singles, block_size, window))
+            parts.append(_decode(block_tables_BP, query_starts, context_lens, singles, block_size, window, dtype))
         for index, length in enumerate(query_lens):
             if length > 1:
                 start, context = query_starts[index], context_lens[index]
@@ -87,6 +88,7 @@ def _decode(
     singles: list[int],
     block_size: int,
     window: int | None,
+    dtype: torch.dtype,
 ) -> _Decode:
     device = tables_BP.device
     contexts = [context_lens[index] for index in singles]
@@ -105,7 +107,8 @@ def _decode(
         mask_BC = keys_BC < contexts_B1
         if window is not None:
             mask_BC &= keys_BC >= contexts_B1 - window
-        mask_B11C = mask_BC[:, None, None]
+        # In the queries' dtype: SDPA would make this of a mask of booleans anew in every layer.
+        mask_B11C = torch.zeros_like(mask_BC, dtype=dtype).masked_fill_(~mask_BC, -torch.inf)[:, None, None]
     rows_B = None if everything else torch.tensor([query_starts[index] for index in singles], device=device)
     return _Decode(rows_B, blocks_BP, num_keys, mask_B11C)
 

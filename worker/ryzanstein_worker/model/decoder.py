@@ -134,6 +134,7 @@ class Decoder(nn.Module):
                 meta.context_lens,
                 block_size=meta.block_size,
                 window=window,
+                dtype=self.dtype,
             )
             for window in set(self.config.sliding_windows)
         }
