@@ -1,4 +1,4 @@
-"""The command line: run the operator, print a Plan, or write the CRDs."""
+"""The command line: run the operator, print a Plan, or write the CRDs. Each command imports only what it needs."""
 
 import argparse
 import asyncio
@@ -7,34 +7,52 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ryzanstein_operator import logs
-from ryzanstein_operator.settings import Settings, SettingsError
 from ryzanstein_worker import contract
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ryzanstein_operator")
+
+_EPILOG = (
+    "commands:\n  plan   print what the operator would do for a file\n  crds   write the custom resource definitions"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives the process' exit status."""
-    options = _parser().parse_args(arguments)
-    logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["plan"]:
+        from ryzanstein_operator import plan
+
+        return plan.main(words[1:])
+    if words[:1] == ["crds"]:
+        from ryzanstein_operator.api import crd
+
+        return crd.main(words[1:])
+    options = _parser().parse_args(words)
     return _run(options.host, options.port)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ryzanstein_operator", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ryzanstein_operator",
+        description="Run the operator; its settings are RYZANSTEIN_* environment variables.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--host", default="0.0.0.0", help="address of the probes and metrics (default: every one)")
     parser.add_argument("--port", type=int, default=contract.HEALTH_PORT, help="their port (default: %(default)s)")
     return parser
 
 
 def _run(host: str, port: int) -> int:
+    from ryzanstein_operator import logs
     from ryzanstein_operator.cluster.client import ApiError
     from ryzanstein_operator.handlers.run import serve
+    from ryzanstein_operator.settings import Settings, SettingsError
 
     try:
+        logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
         asyncio.run(serve(Settings.from_environment(os.environ), host, port))
-    except (SettingsError, ApiError, OSError) as error:
+    except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})
         return 1
     except Exception:

@@ -197,9 +197,10 @@ class FakeApi:
             return web.json_response({"groups": found})
         api_version = "v1" if parts[0] == "api" else "/".join(parts[1:])
         resources = [_discovered(r) for r in self.kinds if r.api_version == api_version]
+        resources += _BACKBONE if api_version == "v1" else []
         if not resources:
             return _status(404, "404 page not found")
-        return web.json_response({"groupVersion": api_version, "resources": resources + _BACKBONE[api_version == "v1"]})
+        return web.json_response({"groupVersion": api_version, "resources": resources})
 
     def _list(self, resource: Resource, namespace: str, query: dict[str, str]) -> web.Response:
         items = [o for o in self._objects[resource.kind].values() if _selected(o, namespace, query)]
@@ -209,7 +210,8 @@ class FakeApi:
             metadata["continue"] = str(start + limit)
         page = items[start : start + limit] if limit else items
         bare = [{key: value for key, value in o.items() if key not in ("apiVersion", "kind")} for o in page]
-        return web.json_response({"kind": f"{resource.kind}List", "metadata": metadata, "items": bare})
+        head = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List"}
+        return web.json_response(head | {"metadata": metadata, "items": bare})
 
     async def _watch(self, request: web.Request, resource: Resource, namespace: str) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -295,10 +297,11 @@ class FakeApi:
                 watch.queue.put_nowait({"type": kind, "object": copy.deepcopy(manifest)})
 
 
-# kopf looks for these; it watches none of them while scanning and posting are off.
-_BACKBONE: dict[bool, list[Manifest]] = {True: [], False: []}
-for _plural, _kind in (("namespaces", "Namespace"), ("events", "Event")):
-    _BACKBONE[True].append({"name": _plural, "kind": _kind, "namespaced": False, "verbs": ["list", "watch"]})
+# kopf waits until it has seen that these exist; with scanning and posting off it reads none of them.
+_BACKBONE = [
+    {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": False, "verbs": ["list", "watch"]}
+    for plural, kind in (("namespaces", "Namespace"), ("events", "Event"))
+]
 
 
 def _discovered(resource: Resource) -> Manifest:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from ryzanstein_operator.cluster.apply import Executor
@@ -26,6 +26,7 @@ BEAT_SECONDS: Final = 1.0
 STUCK_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 3.0
 """For kopf's watchers to end. What is left then is cancelled: SIGTERM to exit takes less than five seconds."""
+_WATCH: Final = "watch"
 
 
 class Operator:
@@ -34,8 +35,7 @@ class Operator:
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
         self._cluster, self._settings = cluster, settings
         self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
-        identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
-        self._lease = Lease(cluster, settings.namespace, settings.lease_name, identity, self._freshness)
+        self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
         recorder = Recorder(cluster, settings.pod_name)
         executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
         observer = Observer(cluster, cache, settings)
@@ -43,52 +43,61 @@ class Operator:
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
         self._waiting_for = "starting"
+        self._parts: list[asyncio.Task[None]] = []
 
     @property
     def probes(self) -> Probes:
         return Probes(self._live, self._ready, self._render)
 
+    def stop(self) -> None:
+        """What a signal does."""
+        self._stop.set()
+
     async def run(self) -> None:
         """Until a signal, or until a part ends. Raises what ended it."""
         handle_signals(self._stop)
-        parts = [asyncio.create_task(self._keep_beating(), name="beat")]
+        self._start("beat", self._keep_beating())
         try:
-            waiting = asyncio.create_task(wait_for_resources(self._cluster, self._tell), name="discovery")
-            await self._first_of([*parts, waiting])
-            if not waiting.done():
+            discovery = self._start("discovery", wait_for_resources(self._cluster, self._tell))
+            await self._first_end()
+            if not discovery.done() or self._stop.is_set():
                 return
+            self._parts.remove(discovery)
             # The order matters: kopf, when it ends, also ends every task that was not there before it.
-            parts += [asyncio.create_task(self._lease.run(), name="lease")]
-            parts += [asyncio.create_task(self._loop.run(), name="loop")]
+            self._start("lease", self._lease.run())
+            self._start("loop", self._loop.run())
             await asyncio.sleep(0)
             for scope in scopes(self._settings):
                 watching = watch(scope, self._cluster, self._settings, self._loop, self._freshness, self._stop)
-                parts += [asyncio.create_task(watching, name="watch")]
-            await self._first_of(parts)
+                self._start(_WATCH, watching)
+            await self._first_end()
         finally:
-            await self._end(asyncio.all_tasks() - {asyncio.current_task()})
+            await self._end()
 
-    async def _first_of(self, parts: Iterable[asyncio.Task[Any]]) -> None:
-        """Wait until one part ends, or for the signal to stop. Raises what the part raised."""
+    def _start(self, name: str, part: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._parts.append(asyncio.create_task(part, name=name))
+        return self._parts[-1]
+
+    async def _first_end(self) -> None:
+        """Wait until one part ends, or for the word to stop. Raises what the part raised."""
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        done, _ = await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*self._parts, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in done - {stopping}:
             task.result()
 
-    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+    async def _end(self) -> None:
         """Stop visiting, hand the Lease on, then let the watchers go."""
         logger.info("Stopping")
-        for task in tasks:
-            if task.get_name() in ("loop", "lease", "beat", "discovery"):
-                task.cancel()
+        for part in self._parts:
+            if part.get_name() != _WATCH:
+                part.cancel()
         self._stop.set()
         await self._lease.release()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        _, late = await asyncio.wait(self._parts, timeout=STOP_SECONDS)
+        for part in late:
+            part.cancel()
+        await asyncio.gather(*self._parts, return_exceptions=True)
 
     async def _keep_beating(self) -> None:
         while True:
@@ -122,6 +131,16 @@ class Operator:
 
     def _tell(self, reason: str) -> None:
         self._waiting_for = reason
+
+
+def _identity(settings: Settings) -> str:
+    """Under which name the Lease is held.
+
+    The pod's: a container that is restarted in its pod takes its own Lease back at once instead of waiting for it to
+    expire. By hand, where no pod name tells two processes apart, each gets a name of its own.
+    """
+    by_hand = settings.pod_name == Settings.pod_name
+    return f"{settings.pod_name}_{uuid.uuid4().hex[:8]}" if by_hand else settings.pod_name
 
 
 async def serve(settings: Settings, host: str, port: int) -> None:

@@ -48,7 +48,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.networking.request_timeout = 30.0
     result.networking.error_backoffs = Backoffs()
     result.queueing.exit_timeout = 0.5
-    result.process.ultimate_exiting_timeout = 10.0
+    result.process.ultimate_exiting_timeout = None  # the kubelet sees to that
     for resource in WATCHED:
         query = selectors(resource)
         place = (resource.group, resource.version, resource.plural)

@@ -1,0 +1,91 @@
+"""The operator as a process: it starts from its environment, one of two leads, and a signal ends it cleanly."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fakeapi import FakeApi, wait_until
+from operator_process import OperatorProcess
+from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+
+
+@pytest.fixture
+def start(fake_api: FakeApi, tmp_path: Path) -> Iterator[Callable[[str], OperatorProcess]]:
+    started: list[OperatorProcess] = []
+    environment = {
+        "KUBECONFIG": str(fake_api.kubeconfig),
+        "RYZANSTEIN_NAMESPACE": "release",
+        "RYZANSTEIN_WATCH_NAMESPACES": "team",
+        "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:dev",
+    }
+
+    def start_one(pod_name: str) -> OperatorProcess:
+        process = OperatorProcess(environment | {"RYZANSTEIN_POD_NAME": pod_name}, tmp_path / f"{pod_name}.log")
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        process.kill()
+
+
+def a_service(name: str) -> dict[str, object]:
+    metadata = {"namespace": "team", "name": name}
+    spec = {"model": {"uri": "demo://"}, "replicas": 1}
+    return {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": metadata, "spec": spec}
+
+
+def has_children(api: FakeApi, name: str) -> bool:
+    names = [(r.kind, f"{name}-workers" if r.kind == "Service" else name) for r in CHILDREN]
+    return all(api.get(kind, "team", child) for kind, child in names)
+
+
+def test_one_of_two_leads_and_the_other_takes_over_within_three_seconds(
+    fake_api: FakeApi, start: Callable[[str], OperatorProcess]
+) -> None:
+    one, two = start("one"), start("two")
+    wait_until(lambda: one.leads or two.leads, 20, "a leader")
+    leader, standby = (one, two) if one.leads else (two, one)
+    wait_until(lambda: "standby: the Lease is held by" in standby.probe("/health/ready")[1], 20, "a standby")
+    assert standby.probe("/health/live")[0] == standby.probe("/health/ready")[0] == 200
+    fake_api.put(a_service("first"))
+    wait_until(lambda: has_children(fake_api, "first"), what="the first service's children")
+    assert (leader.writes > 0, standby.writes) == (True, 0)
+
+    status, seconds = leader.end(signal.SIGTERM)
+    assert (status, seconds < 5) == (0, True)
+    wait_until(lambda: standby.leads, 3, "the standby's lead")
+    fake_api.put(a_service("second"))
+    wait_until(lambda: has_children(fake_api, "second"), what="the second service's children")
+    assert "Released the Lease" in [record["message"] for record in leader.records()]
+    assert not [record for process in (one, two) for record in process.records() if record["level"] == "error"]
+
+
+def test_an_operator_whose_lease_was_taken_ends_to_be_started_anew(
+    fake_api: FakeApi, start: Callable[[str], OperatorProcess]
+) -> None:
+    process = start("one")
+    wait_until(lambda: process.leads, 20, "the lead")
+    lease = fake_api.get("Lease", "release", "ryzanstein-operator")
+    assert lease is not None
+    lease["spec"]["holderIdentity"] = "thief"
+    fake_api.put(lease)
+    assert process.process.wait(15) == 1
+    assert "held by thief" in process.log.read_text()
+    assert (fake_api.get("Lease", "release", "ryzanstein-operator") or {})["spec"]["holderIdentity"] == "thief"
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [({}, "RYZANSTEIN_NAMESPACE is not set"), ({"KUBECONFIG": "/nowhere"}, "No credentials for a cluster")],
+)
+def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path, environment: dict[str, str], reason: str) -> None:
+    if environment:
+        environment = environment | {"RYZANSTEIN_NAMESPACE": "release", "RYZANSTEIN_WORKER_IMAGE": "w"}
+    process = OperatorProcess(environment, tmp_path / "log")
+    assert process.process.wait(20) == 1
+    record = process.records()[-1]
+    assert reason in str(record["error"])
+    assert "exception" not in process.log.read_text()

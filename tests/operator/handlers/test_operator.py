@@ -1,0 +1,251 @@
+"""The whole operator against a small API over real HTTP: from an event to writes, and then quiet."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from fakeapi import FakeApi, Manifest, refuse
+from ryzanstein_operator.cluster import heartbeat
+from ryzanstein_operator.cluster import lease as lease_module
+from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.handlers import loop as loop_module
+from ryzanstein_operator.handlers import run
+from ryzanstein_operator.handlers.run import Operator
+from ryzanstein_operator.settings import Settings
+
+
+def a_service(name: str = "chat", **spec: object) -> Manifest:
+    return {
+        "apiVersion": SERVICES.api_version,
+        "kind": SERVICES.kind,
+        "metadata": {"namespace": "team", "name": name},
+        "spec": {"model": {"uri": "demo://"}, "replicas": 1} | spec,
+    }
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(loop_module, "LEAD_POLL_SECONDS", 0.02)
+
+
+@contextlib.asynccontextmanager
+async def running(cluster: Cluster, settings: Settings) -> AsyncIterator[Operator]:
+    """A started operator, stopped as SIGTERM would stop it."""
+    operator = Operator(cluster, settings)
+    task = asyncio.create_task(operator.run())
+    try:
+        yield operator
+    finally:
+        operator.stop()
+        async with asyncio.timeout(10):
+            await task
+
+
+async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def until_quiet(api: FakeApi, seconds: float = 0.6) -> int:
+    """Wait until no write has come for `seconds`; gives the number of writes so far."""
+    count = -1
+    async with asyncio.timeout(20):
+        while count != len(api.writes()):
+            count = len(api.writes())
+            await asyncio.sleep(seconds)
+    return count
+
+
+def children(api: FakeApi, name: str = "chat") -> list[Manifest]:
+    found = [api.get(r.kind, "team", f"{name}-workers" if r.kind == "Service" else name) for r in CHILDREN]
+    return [child for child in found if child]
+
+
+def conditions(api: FakeApi, name: str = "chat") -> dict[str, Manifest]:
+    service = api.get(SERVICES.kind, "team", name) or {}
+    return {condition["type"]: condition for condition in service.get("status", {}).get("conditions", [])}
+
+
+async def test_a_service_gets_its_children_and_a_status_and_then_all_is_quiet(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    async with running(cluster, settings) as operator:
+        uid = fake_api.put(a_service())["metadata"]["uid"]
+        await until(lambda: len(children(fake_api)) == len(CHILDREN) and conditions(fake_api))
+        owners = [child["metadata"]["ownerReferences"][0]["uid"] for child in children(fake_api)]
+        assert owners == [uid] * len(CHILDREN)
+        await until(lambda: fake_api.get("ConfigMap", "release", "ryzanstein-routes"))
+        written = await until_quiet(fake_api)
+        service = fake_api.get(SERVICES.kind, "team", "chat")
+        assert service is not None
+        service["metadata"]["annotations"] = {"note": "an event that changes nothing of ours"}
+        fake_api.put(service)
+        assert await until_quiet(fake_api) == written
+        assert "finalizers" not in service["metadata"]
+        assert operator.probes.ready().detail == "leading"
+
+
+async def test_a_hand_edited_child_is_put_back(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until_quiet(fake_api)
+        deployment = fake_api.get("Deployment", "team", "chat")
+        assert deployment is not None
+        image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+        deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+        fake_api.put(deployment)
+        fake_api.delete("NetworkPolicy", "team", "chat")
+
+        def healed() -> bool:
+            live = fake_api.get("Deployment", "team", "chat") or deployment
+            wall = fake_api.get("NetworkPolicy", "team", "chat")
+            return bool(live["spec"]["template"]["spec"]["containers"][0]["image"] == image and wall)
+
+        await until(healed)
+
+
+async def test_what_was_deleted_while_the_watch_was_broken_is_made_again(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until_quiet(fake_api)
+        fake_api.delete("Deployment", "team", "chat", unseen=True)
+        fake_api.break_watches()
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+
+
+async def test_a_deleted_service_leaves_nothing_and_makes_no_noise(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    async with running(cluster, settings) as operator:
+        fake_api.put(a_service())
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until_quiet(fake_api)
+        fake_api.delete(SERVICES.kind, "team", "chat")
+        await until_quiet(fake_api)
+        assert children(fake_api) == []
+        assert b"reconcile_errors_total 0.0" in operator.probes.metrics()
+
+
+async def test_what_is_refused_stands_in_the_status_and_does_not_spin(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.faults.append(refuse("PATCH", "/deployments", 403, "denied by the house's policy"))
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: "denied by the house's policy" in str(conditions(fake_api)))
+        fake_api.calls.clear()
+        await asyncio.sleep(1.5)
+        assert len([call for call in fake_api.writes() if "/deployments" in call.path]) <= 4
+        fake_api.faults.clear()
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+
+
+@pytest.mark.parametrize("writes", range(7))
+async def test_an_operator_that_dies_between_two_writes_is_taken_up_where_it_was(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, writes: int
+) -> None:
+    """Killed after the n-th write: the next one ends at the same children, and makes none of them twice."""
+    left = writes
+
+    def dies(request: web.Request) -> web.Response | None:
+        nonlocal left
+        if request.method == "GET" or "/leases" in request.path:
+            return None
+        left -= 1
+        return None if left >= 0 else web.json_response({"message": "gone"}, status=400)
+
+    fake_api.faults.append(dies)
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: left < 0)
+    before = {child["kind"]: child["metadata"]["uid"] for child in children(fake_api)}
+    fake_api.faults.clear()
+    async with running(cluster, settings):
+        await until(lambda: len(children(fake_api)) == len(CHILDREN) and conditions(fake_api))
+        await until_quiet(fake_api, 0.3)
+    after = {child["kind"]: child["metadata"]["uid"] for child in children(fake_api)}
+    assert after | before == after
+
+
+async def test_crds_that_are_missing_are_waited_for(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ryzanstein_operator.cluster import discovery
+
+    monkeypatch.setattr(discovery, "POLL_SECONDS", 0.05)
+    all_kinds = fake_api.kinds
+    fake_api.kinds = tuple(resource for resource in all_kinds if resource is not SERVICES)
+    async with running(cluster, settings) as operator:
+        await until(lambda: "install the CRDs" in operator.probes.ready().reason)
+        assert operator.probes.live().reason == ""
+        fake_api.kinds = all_kinds
+        await until(lambda: operator.probes.ready().reason == "")
+
+
+async def test_an_operator_that_is_stopped_while_it_waits_ends(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.kinds = ()
+    async with running(cluster, settings) as operator:
+        await until(lambda: "not served" in operator.probes.ready().reason)
+
+
+async def test_a_kind_that_may_not_be_listed_keeps_it_unready_and_named(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fault = refuse("GET", "/poddisruptionbudgets", 403, "poddisruptionbudgets is forbidden")
+    fake_api.faults.append(fault)
+    async with running(cluster, settings) as operator:
+        await until(lambda: "poddisruptionbudgets is forbidden" in operator.probes.ready().reason)
+        fake_api.put(a_service())
+        assert not fake_api.writes()
+        fake_api.faults.clear()
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+
+
+async def test_a_watch_that_has_silently_died_fails_the_liveness_probe(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "STALE_SECONDS", 1.0)
+    async with running(cluster, settings) as operator:
+        await until(lambda: operator.probes.ready().detail == "leading")
+        await asyncio.sleep(1.5)
+        assert operator.probes.live().reason == ""
+        fake_api.frozen = True
+        await until(lambda: "has not come through the watch" in operator.probes.live().reason)
+        fake_api.frozen = False
+        await until(lambda: operator.probes.live().reason == "")
+
+
+async def test_an_event_loop_that_is_stuck_fails_the_liveness_probe(
+    cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "STUCK_SECONDS", 0.0)
+    assert "stuck" in Operator(cluster, settings).probes.live().reason
+
+
+async def test_one_service_that_cannot_be_decided_stops_no_other(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ryzanstein_operator.decide.reconcile import reconcile as decide
+
+    def broken(observed: Manifest, *rest: object) -> object:
+        if observed.service["metadata"]["name"] == "bad":  # type: ignore[attr-defined]  # Observed
+            raise RuntimeError("a fault of ours")
+        return decide(observed, *rest)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(loop_module, "reconcile", broken)
+    async with running(cluster, settings) as operator:
+        fake_api.put(a_service("bad"))
+        fake_api.put(a_service("chat"))
+        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: b"reconcile_errors_total 0.0" not in operator.probes.metrics())

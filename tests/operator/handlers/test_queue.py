@@ -1,0 +1,101 @@
+"""Each key once: coalesced while it waits, never visited twice at one time, backed off by itself."""
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+from ryzanstein_operator.handlers import queue as module
+from ryzanstein_operator.handlers.queue import WorkQueue
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(clock: Clock) -> WorkQueue[str]:
+    return WorkQueue(clock)
+
+
+async def nothing_due(queue: WorkQueue[str]) -> bool:
+    try:
+        async with asyncio.timeout(0.02):
+            await queue.take()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_many_events_of_one_key_are_one_visit(queue: WorkQueue[str]) -> None:
+    for _ in range(100):
+        await queue.add("a", 0)
+    assert len(queue) == 1
+    assert await queue.take() == "a"
+    await queue.done("a")
+    assert await nothing_due(queue)
+
+
+async def test_a_key_that_is_busy_is_visited_again_after_never_beside(queue: WorkQueue[str]) -> None:
+    await queue.add("a", 0)
+    await queue.take()
+    await queue.add("a", 0)
+    assert await nothing_due(queue)
+    await queue.done("a")
+    assert await queue.take() == "a"
+
+
+async def test_an_earlier_time_wins_and_a_later_one_changes_nothing(queue: WorkQueue[str], clock: Clock) -> None:
+    await queue.add("a", 60)
+    await queue.add("a", 5)
+    await queue.add("a", 90)
+    clock.now = 4.9
+    assert await nothing_due(queue)
+    clock.now = 5.0
+    assert await queue.take() == "a"
+    await queue.done("a")
+    clock.now = 1000
+    assert await nothing_due(queue)  # the replaced times bring no visit of their own
+
+
+async def test_backoff_doubles_to_a_bound_and_starts_anew_when_well(queue: WorkQueue[str]) -> None:
+    delays = [await queue.retry("a") for _ in range(40)]
+    assert delays[0] <= module.BACKOFF_SECONDS * 1.25
+    assert all(later > earlier for earlier, later in itertools.pairwise(delays[:7]))
+    assert max(delays) <= module.MAX_BACKOFF_SECONDS * 1.25
+    queue.forgive("a")
+    assert await queue.retry("a") <= module.BACKOFF_SECONDS * 1.25
+
+
+async def test_one_key_that_fails_delays_no_other(queue: WorkQueue[str]) -> None:
+    for _ in range(8):
+        await queue.retry("bad")
+    await queue.add("good", 0)
+    assert await queue.take() == "good"
+
+
+async def test_a_waiting_taker_is_woken(queue: WorkQueue[str]) -> None:
+    taker = asyncio.create_task(queue.take())
+    await asyncio.sleep(0)
+    await queue.add("a", 0)
+    async with asyncio.timeout(5):
+        assert await taker == "a"
+
+
+async def test_a_delayed_key_comes_by_itself() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    started = time.monotonic()
+    await queue.add("a", 0.1)
+    async with asyncio.timeout(5):
+        await queue.take()
+    assert time.monotonic() - started >= 0.1

@@ -1,0 +1,45 @@
+"""kopf is a watcher and nothing more: every timeout set, no finalizer, no annotation, endless backoff."""
+
+import itertools
+
+from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.handlers.watch import Backoffs, kopf_settings, scopes
+from ryzanstein_operator.settings import Settings
+
+
+def test_kopf_has_every_timeout_and_writes_nothing(settings: Settings) -> None:
+    result = kopf_settings(settings)
+    times = (result.watching.server_timeout, result.watching.client_timeout, result.watching.inactivity_timeout)
+    assert None not in (*times, result.networking.connect_timeout, result.networking.request_timeout)
+    assert result.scanning.disabled
+    assert result.peering.standalone
+    assert not result.posting.enabled
+
+
+def test_an_api_server_that_is_down_for_hours_ends_nothing() -> None:
+    waits = list(itertools.islice(Backoffs(), 10_000))
+    assert len(waits) == 10_000
+    assert max(waits) <= 5
+
+
+def test_rights_are_asked_for_only_where_they_are_needed(settings: Settings) -> None:
+    services, release = scopes(settings)
+    assert services.namespaces == ("team",)
+    assert release.namespaces == ("release",)
+    assert {resource.plural for resource in release.resources} == {"leases", "configmaps"}
+    everywhere, _ = scopes(Settings(namespace="release", worker_image="w", watch_namespaces=()))
+    assert everywhere.namespaces == ()
+
+
+async def test_no_handler_that_would_write_is_registered(settings: Settings, cluster: Cluster) -> None:
+    from ryzanstein_operator.cluster.heartbeat import Freshness
+    from ryzanstein_operator.handlers.loop import Loop
+    from ryzanstein_operator.handlers.watch import registry
+
+    loop: Loop = object.__new__(Loop)  # only registered with, never called
+    for scope in scopes(settings):
+        handlers = registry(scope, cluster, loop, Freshness())
+        assert len(handlers._watching.get_all_handlers()) == len(scope.resources)
+        assert not handlers._changing.get_all_handlers()
+        assert not handlers._spawning.get_all_handlers()
+        assert not handlers._indexing.get_all_handlers()

@@ -1,0 +1,62 @@
+"""`python -m ryzanstein_operator` as a process of its own, with its log, its probes and a deadline on each wait."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apiserver import free_port
+
+
+class OperatorProcess:
+    """Started by its construction. End it."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.log, self.port = log, free_port()
+        command = [sys.executable, "-m", "ryzanstein_operator", "--host", "127.0.0.1", "--port", str(self.port)]
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=stream)
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """Status and body; status 0 while nothing answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    @property
+    def leads(self) -> bool:
+        return "leading" in self.probe("/health/ready")[1]
+
+    @property
+    def writes(self) -> int:
+        """How many writes the API server has taken from it."""
+        samples = re.findall(r"^ryzanstein_operator_writes_total\{.*\} (\S+)$", self.probe("/metrics")[1], re.MULTILINE)
+        return int(sum(float(sample) for sample in samples))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Its log; every line must be JSON."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Send a signal; gives the exit status and the seconds it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(15), time.monotonic() - started
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
