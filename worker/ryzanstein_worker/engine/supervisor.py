@@ -92,7 +92,7 @@ class Supervisor(threading.Thread):
         # The ranks that wait for the frozen one in a collective are silent too: name the one that caused it.
         silent = [rank for rank, stale in enumerate(self._stale) if stale > 2 * _TICK]
         stopped = [rank for rank in silent if self._proc_state(rank) in _STOPPED_STATES]
-        rank = stopped[0] if stopped else max(overdue, key=lambda rank: self._slots.read(rank)[0])
+        rank = stopped[0] if stopped else max(silent, key=lambda rank: self._slots.read(rank)[0])
         age, _, state = self._slots.read(rank)
         cause = "its process is stopped" if stopped else "it is the longest silent"
         doing = state.name.lower()

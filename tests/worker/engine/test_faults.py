@@ -1,0 +1,140 @@
+"""A group lives and dies together: each way to lose a rank, with real processes and signals."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from engine_requests import add_request
+from processes import children, is_running, until, wait_until
+from ryzanstein_worker.config import EngineConfig
+from ryzanstein_worker.engine.engine import Engine, GroupLostError
+from tiny_model import write_tiny_model
+
+PROMPT = list(range(10, 40))
+SUPPORT = Path(__file__).parents[2] / "support"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@asynccontextmanager
+async def started(model_dir: Path, ranks: int, **values: object) -> AsyncIterator[tuple[Engine, list[int]]]:
+    """An engine and its ranks' process ids, in rank order."""
+    before = children(os.getpid())
+    settings = EngineConfig(
+        model_dir=str(model_dir),
+        tensor_parallel_size=ranks,
+        device="cpu",
+        **{"num_kv_blocks": 128, **values},  # type: ignore[arg-type]  # the values name its fields
+    )
+    engine = await Engine.start(settings)
+    try:
+        yield engine, sorted(set(children(os.getpid())) - set(before))
+    finally:
+        await engine.stop()
+
+
+async def lose(engine: Engine, pids: list[int], victim: int, number: signal.Signals, within: float) -> str:
+    """Signal one rank while a stream runs; the reason that the engine gives once all ranks have ended."""
+    stream = engine.generate(add_request(PROMPT, max_tokens=450))
+    await anext(stream)
+    start = time.monotonic()
+    os.kill(pids[victim], number)
+    async with asyncio.timeout(within):
+        lost = await engine.wait_lost()
+    assert time.monotonic() - start < within
+    assert not any(is_running(pid) for pid in pids), "a rank outlived its group"
+    assert lost.rank == victim
+    with pytest.raises(GroupLostError):
+        async for _ in stream:
+            pass
+    assert not engine.health().alive
+    with pytest.raises(GroupLostError):
+        await anext(engine.generate(add_request(PROMPT)))
+    return lost.reason
+
+
+async def test_a_killed_rank_ends_the_group_within_two_seconds_and_is_named(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = 1  # rank 0 then fails in a collective, and must not be blamed
+    async with started(model_dir, 2) as (engine, pids):
+        reason = await lose(engine, pids, victim, signal.SIGKILL, within=2.0)
+        assert reason.startswith(f"rank {victim} was killed by SIGKILL")
+    records = [record for record in caplog.records if record.name == "ryzanstein_worker.engine.supervisor"]
+    assert len(records) == 1, "one log line says it, no more"
+    assert (records[0].levelno, records[0].culprit_rank, records[0].culprit_pid) == (  # type: ignore[attr-defined]  # extras
+        logging.ERROR,
+        victim,
+        pids[victim],
+    )
+
+
+async def test_a_frozen_rank_ends_the_group_and_the_one_that_waits_for_it_is_not_blamed(model_dir: Path) -> None:
+    async with started(model_dir, 2, hang_timeout_seconds=1.5) as (engine, pids):
+        reason = await lose(engine, pids, 1, signal.SIGSTOP, within=5.0)
+        assert "its process is stopped" in reason
+
+
+async def test_a_prefill_longer_than_the_hang_timeout_is_progress(tmp_path: Path) -> None:
+    model_dir = write_tiny_model(
+        tmp_path, num_layers=48, hidden_size=128, intermediate_size=1024, max_position_embeddings=4096
+    )
+    values = {"hang_timeout_seconds": 0.4, "max_num_batched_tokens": 4096, "num_kv_blocks": 256}
+    async with started(model_dir, 1, **values) as (engine, _):
+        start = time.monotonic()
+        stream = engine.generate(add_request([n % 300 for n in range(3000)], max_tokens=1))
+        assert (await anext(stream)).finish_reason == "length"
+        assert time.monotonic() - start > 0.8, "the prefill was too short to show anything"
+
+
+@pytest.fixture
+def parent(model_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, str(SUPPORT / "engine_parent.py"), str(model_dir), "2"], stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.communicate(timeout=5)
+
+
+def test_the_ranks_end_with_their_parent(parent: subprocess.Popen[str]) -> None:
+    assert parent.stdout is not None
+    ranks = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(ranks) == 2
+    assert all(is_running(pid) for pid in ranks)
+    parent.kill()
+    wait_until(lambda: not any(is_running(pid) for pid in ranks), 2.0, "the ranks ended")
+
+
+async def test_a_rank_that_dies_while_loading_ends_the_start(model_dir: Path) -> None:
+    before = children(os.getpid())
+    start = asyncio.create_task(Engine.start(EngineConfig(model_dir=str(model_dir), device="cpu")))
+    await until(lambda: len(children(os.getpid())) > len(before), 5.0, "a rank")
+    (rank,) = set(children(os.getpid())) - set(before)
+    os.kill(rank, signal.SIGKILL)
+    with pytest.raises(GroupLostError, match="rank 0 was killed by SIGKILL"):
+        await asyncio.wait_for(start, 5.0)
+    assert children(os.getpid()) == before
+
+
+def test_a_rank_without_its_parent_ends_at_once(model_dir: Path) -> None:
+    """The parent went between fork and exec: nobody will ever speak to this rank."""
+    launch = {"config": {"model_dir": str(model_dir)}, "rank": 0, "epoch": "e", "parent_pid": 1, "store_path": ""}
+    launch |= {"heartbeat_fd": 0, "parent_fd": 0, "peer_fds": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "ryzanstein_worker.engine.rank", json.dumps(launch)], timeout=30, capture_output=True
+    )
+    assert done.returncode == 0

@@ -1,0 +1,77 @@
+"""Logs: one JSON object a line, whatever is logged."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ryzanstein_worker.contract import ENV_LOG_LEVEL
+from ryzanstein_worker.telemetry.logs import configure_logging
+
+logger = logging.getLogger("ryzanstein_worker.test")
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()  # pytest's own, which configure_logging would close
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def entries(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_record_is_one_line_with_the_named_fields_and_the_extras(stream: io.StringIO) -> None:
+    configure_logging(stream, rank=1)
+    logger.warning("two\nlines of %s", "text", extra={"request_id": "r", "path": Path("/x")})
+    (entry,) = entries(stream)
+    assert entry.pop("ts", "").endswith("Z")  # type: ignore[attr-defined]  # a string in JSON
+    assert entry == {
+        "level": "warning",
+        "logger": "ryzanstein_worker.test",
+        "message": "two\nlines of text",
+        "rank": 1,
+        "request_id": "r",
+        "path": "/x",
+    }
+
+
+def test_an_exception_stays_on_its_line(stream: io.StringIO) -> None:
+    configure_logging(stream)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logger.exception("it failed")
+    (entry,) = entries(stream)
+    assert "ValueError: why" in str(entry["exception"])
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 2), ("INFO", 1), ("error", 0), ("nonsense", 1)])
+def test_the_environment_sets_the_level(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, level: str, count: int
+) -> None:
+    monkeypatch.setenv(ENV_LOG_LEVEL, level)
+    configure_logging(stream)
+    logger.debug("low")
+    logger.info("middle")
+    assert len(entries(stream)) == count
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_terminal_gets_text() -> None:
+    terminal = Terminal()
+    configure_logging(terminal)
+    logger.info("hello", extra={"port": 8000})
+    assert terminal.getvalue().rstrip().endswith("INFO    ryzanstein_worker.test: hello  port=8000")
