@@ -36,7 +36,7 @@ def main(size: int, output: str, directories: list[Path]) -> int:
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(timeout=50)
+        rank.join(timeout=90)
     return max(abs(rank.exitcode) if rank.exitcode is not None else 124 for rank in ranks)
 
 

@@ -14,13 +14,15 @@ from ryzanstein_worker.parallel.group import SINGLE, Group
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.timeout(120)  # real processes that import torch: seconds here, a minute on a busy machine
+
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the ranks of collective_main wrote what became of them."""
     directory = tmp_path_factory.mktemp("group")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "support")}
-    subprocess.run([sys.executable, "-m", "collective_main", str(directory)], env=environment, check=True, timeout=55)
+    subprocess.run([sys.executable, "-m", "collective_main", str(directory)], env=environment, check=True, timeout=100)
     return directory
 
 
@@ -33,7 +35,7 @@ def test_three_ranks_agree_in_every_collective(said: Callable[[str, int], list[s
     assert [said("agree", rank) for rank in range(3)] == [["joined", "agreed"]] * 3
 
 
-@pytest.mark.parametrize(("scenario", "within"), [("die", 0.9), ("freeze", 2.5)])
+@pytest.mark.parametrize(("scenario", "within"), [("die", 1.8), ("freeze", 4.5)])
 def test_a_peer_that_dies_or_freezes_ends_the_collective_of_the_others(
     scenario: str, within: float, said: Callable[[str, int], list[str]]
 ) -> None:
