@@ -30,7 +30,8 @@ from ryzanstein_worker.server.tokenizer import Tokenizer
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 
 DRAIN_GRACE_SECONDS = 5.0
-"""How long a draining worker still accepts requests, until those who route have seen that it is not ready."""
+"""How long a draining worker still accepts requests, until those who route have seen that it is not ready; at most
+a quarter of the time it has for the drain itself."""
 FAREWELL_SECONDS = 1.0
 """How long the last bytes of ended requests may take to leave."""
 LISTEN_BACKLOG = 1024
@@ -147,7 +148,7 @@ class _Worker:
         seconds = self._config.drain_seconds
         _log.info("draining", extra={"in_flight": gate.in_flight, "drain_seconds": seconds})
         hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({hurry}, timeout=min(DRAIN_GRACE_SECONDS, seconds))
+        await asyncio.wait({hurry}, timeout=min(DRAIN_GRACE_SECONDS, seconds / 4))
         gate.close()
         idle = asyncio.create_task(gate.wait_idle())
         try:

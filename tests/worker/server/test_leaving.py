@@ -1,0 +1,87 @@
+"""Clients that leave: their work ends within a second and nothing of it stays, wherever it was at that moment."""
+
+import asyncio
+import json
+import re
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from worker_process import MODEL_NAME, WorkerProcess
+
+
+def _value(text: str, name: str, label: str = "") -> float:
+    return sum(float(value) for value in re.findall(rf"^{name}{{[^}}]*{label}[^}}]*}} (\S+)$", text, re.M))
+
+
+async def _aborted(worker: WorkerProcess) -> float:
+    return _value(await _metrics(worker), "ryzanstein_request_success_total", 'finished_reason="abort"')
+
+
+async def _metrics(worker: WorkerProcess) -> str:
+    async with httpx.AsyncClient(timeout=10) as client:
+        return (await client.get(f"{worker.health}/metrics")).text
+
+
+async def _load(worker: WorkerProcess) -> tuple[float, float, float]:
+    """Running, waiting, share of blocks in use."""
+    text = await _metrics(worker)
+    names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    running, waiting, usage = (_value(text, f"ryzanstein_{name}") for name in names)
+    return running, waiting, usage
+
+
+async def _until(worker: WorkerProcess, idle: bool, seconds: float) -> float:
+    start = time.monotonic()
+    while (await _load(worker) == (0, 0, 0)) != idle:
+        assert time.monotonic() - start < seconds, await _load(worker)
+        await asyncio.sleep(0.02)
+    return time.monotonic() - start
+
+
+async def _open(worker: WorkerProcess, fields: dict[str, object]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address = urlsplit(worker.api)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    body = json.dumps({"model": MODEL_NAME, "prompt": "x", "max_tokens": 500, "ignore_eos": True} | fields).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    await writer.drain()
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    ("count", "fields"),
+    [
+        (1, {"stream": True}),
+        (1, {"stream": False}),
+        (1, {"stream": False, "n": 4}),
+        (1, {"stream": True, "n": 4}),
+        (24, {"stream": False}),  # more than run at once: some are still queued
+        (4, {"stream": True, "prompt": [5] * 11, "max_tokens": 501}),
+    ],
+)
+async def test_a_client_that_leaves_gives_back_all_it_held(
+    worker: WorkerProcess, count: int, fields: dict[str, object]
+) -> None:
+    await _until(worker, idle=True, seconds=10)
+    aborted = await _aborted(worker)
+    clients = [await _open(worker, fields) for _ in range(count)]
+    await _until(worker, idle=False, seconds=10)
+    for _, writer in clients:
+        writer.transport.abort()
+    await _until(worker, idle=True, seconds=5)
+    choices = fields.get("n", 1)
+    assert isinstance(choices, int)
+    assert await _aborted(worker) == aborted + count * choices
+
+
+async def test_many_leavers_leave_nothing_behind(worker: WorkerProcess) -> None:
+    for _ in range(4):
+        clients = await asyncio.gather(*(_open(worker, {"stream": True}) for _ in range(25)))
+        reader, _ = clients[0]
+        await asyncio.wait_for(reader.readuntil(b"data:"), timeout=20)
+        for _, writer in clients:
+            writer.transport.abort()
+    await _until(worker, idle=True, seconds=5)

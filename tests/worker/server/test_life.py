@@ -1,0 +1,124 @@
+"""How a worker starts and ends: errors of the start in a sentence, drains without a loss, a lost rank told at once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, HEADER_NOT_STARTED
+from tiny_model import write_tiny_model
+from worker_process import MODEL_NAME, WorkerProcess, serve_worker
+
+LONG = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "stream": True}
+
+
+def _events(response: httpx.Response) -> Iterator[str]:
+    return (line for line in response.iter_lines() if line)
+
+
+def test_a_drain_ends_every_running_stream_and_refuses_only_what_was_not_started(model_dir: Path) -> None:
+    with (
+        serve_worker(model_dir, "--drain-seconds", "10") as worker,
+        httpx.Client(base_url=worker.api, timeout=30) as client,
+    ):
+        with client.stream("POST", "/v1/completions", json=LONG | {"n": 2, "max_tokens": 120}) as response:
+            events = _events(response)
+            first = next(events)
+            worker.process.send_signal(signal.SIGTERM)
+            worker.wait_for_log("draining")
+            ready = httpx.get(f"{worker.health}/health/ready")
+            assert (ready.status_code, ready.json()["reason"]) == (503, "The worker is draining.")
+            assert httpx.get(f"{worker.health}/health/live").status_code == 200
+            # Within the grace a request is still served, for whoever routes may not have seen it yet.
+            assert httpx.post(f"{worker.api}/v1/completions", json=LONG | {"max_tokens": 1}, timeout=10).is_success
+            rest = list(events)
+        assert rest[-1] == "data: [DONE]"
+        assert "error" not in first + "".join(rest)
+        finishes = [choice["finish_reason"] for line in rest[:-1] for choice in json.loads(line[6:])["choices"]]
+        assert finishes.count("length") == 2
+        refused = _first_refusal(worker)
+        if refused is not None:  # the worker may have been quicker to end than we to ask
+            assert refused.headers[HEADER_NOT_STARTED] == "draining"
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["code"] == "draining"
+        assert worker.wait(15) == 0
+
+
+def _first_refusal(worker: WorkerProcess) -> httpx.Response | None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.post(
+                f"{worker.api}/v1/completions", json=LONG | {"max_tokens": 1, "stream": False}, timeout=10
+            )
+        except httpx.TransportError:
+            return None
+        if answer.status_code == 503:
+            return answer
+    raise AssertionError("the worker never closed its door")
+
+
+def test_a_killed_rank_ends_the_stream_with_an_error_and_the_worker_within_two_seconds(model_dir: Path) -> None:
+    with (
+        serve_worker(model_dir, "--tensor-parallel-size", "2") as worker,
+        httpx.Client(base_url=worker.api, timeout=30) as client,
+        client.stream("POST", "/v1/completions", json=LONG) as response,
+    ):
+        events = _events(response)
+        next(events)
+        ranks = worker.ranks()
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        killed = time.monotonic()
+        rest = list(events)
+        assert worker.wait(10) == EXIT_GROUP_LOST
+        assert time.monotonic() - killed < 2.0
+        assert rest[-2] == "event: error"
+        error = json.loads(rest[-1].removeprefix("data: "))["error"]
+        assert (error["type"], error["code"]) == ("server_error", "engine_lost")
+        assert "data: [DONE]" not in rest
+        assert any(str(record["message"]).startswith("the engine is lost: ") for record in worker.records)
+
+
+def _serve(directory: Path, tmp_path: Path, *flags: str) -> tuple[int, str]:
+    """Exit code and termination log of a start that must fail."""
+    log = tmp_path / "termination-log"
+    command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(directory), *flags]
+    env = os.environ | {"RYZANSTEIN_TERMINATION_LOG": str(log)}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=45)
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, log.read_text()
+
+
+def test_a_port_in_use_is_told_before_the_model_loads(model_dir: Path, tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        expected = (EXIT_CONFIG, f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
+        assert _serve(model_dir, tmp_path, "--port", port, "--health-port", "0") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("tokenizer.json", None, "tokenizer.json is missing in the model directory."),
+        ("tokenizer_config.json", "{", "tokenizer_config.json is not valid JSON."),
+    ],
+)
+def test_broken_tokenizer_files_are_told_in_a_sentence(
+    tmp_path: Path, name: str, content: str | None, sentence: str
+) -> None:
+    directory = write_tiny_model(tmp_path / "model")
+    if content is None:
+        (directory / name).unlink()
+    else:
+        (directory / name).write_text(content)
+    assert _serve(directory, tmp_path, "--port", "0", "--health-port", "0") == (EXIT_CONFIG, sentence)
