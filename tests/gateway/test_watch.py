@@ -126,8 +126,9 @@ async def test_a_watch_into_a_black_hole_is_noticed(tmp_path: Path, monkeypatch:
     async with open_world(tmp_path, monkeypatch, watch_seconds=1) as world:
         first, second = await two_replicas(world)
         world.kube.silent = True
+        goal = world.kube.watches + 2
         world.kube.hang_up()
-        await until(lambda: world.kube.watching == 2, "both watches hang in silence")
+        await until(lambda: world.kube.watches >= goal and world.kube.watching == 2, "both watches hang in silence")
         world.kube.silent = False
         await learns(world, first, second, seconds=4)
 

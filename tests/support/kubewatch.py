@@ -83,6 +83,11 @@ class KubeWatch:
         return sum("watch" not in query for _, query in self.requests)
 
     @property
+    def watches(self) -> int:
+        """How often a collection was watched."""
+        return len(self.requests) - self.lists
+
+    @property
     def watching(self) -> int:
         """Open watches."""
         return len(self._watchers)
