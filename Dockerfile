@@ -5,6 +5,7 @@
 # BASE_IMAGE is any image with Python 3.13. The worker takes torch from PyPI unless its base already holds it
 # (WORKER_BASE_IMAGE, say a Debian trixie with python3-torch). Where the build has no network, fetch the wheels into
 # build/wheels/<target> first, as e2e/cluster does: what lies there is used, and no index is asked.
+# USER names the user to libraries that ask (getpass): the UID stands in no passwd file, and may be another.
 # Plain enough for Docker's legacy builder, which runs every stage above the target: the heaviest is the last.
 ARG BASE_IMAGE=python:3.13-slim
 ARG WORKER_BASE_IMAGE=${BASE_IMAGE}
@@ -19,7 +20,7 @@ RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-ha
 FROM ${BASE_IMAGE} AS operator
 COPY --from=operator-build /opt/ryzanstein /opt/ryzanstein
 COPY --from=operator-build /app /app
-ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=ryzanstein
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["python", "-m", "ryzanstein_operator"]
@@ -34,7 +35,7 @@ RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-ha
 FROM ${BASE_IMAGE} AS gateway
 COPY --from=gateway-build /opt/ryzanstein /opt/ryzanstein
 COPY --from=gateway-build /app /app
-ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=ryzanstein
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["python", "-m", "ryzanstein_gateway"]
@@ -48,7 +49,7 @@ RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-ha
 FROM ${WORKER_BASE_IMAGE} AS worker
 COPY --from=worker-build /opt/ryzanstein /opt/ryzanstein
 COPY --from=worker-build /app /app
-ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/ryzanstein/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=ryzanstein
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["python", "-m", "ryzanstein_worker"]

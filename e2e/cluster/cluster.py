@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import forwarding
 import node_image
@@ -46,7 +47,7 @@ def ensure(lab: Lab, engine: Engine) -> None:
     finished = lab.state / "cluster.json"
     # The container's id ties the mark to this very cluster; a half-made one has no mark.
     with step(f"kind cluster {lab.name}: a control plane and two workers") as current:
-        wanted = {"image": image, "ports": [lab.api_port, lab.gateway_port]}
+        wanted: dict[str, object] = {"image": image, "ports": [lab.api_port, lab.gateway_port]}
         present = nodes(lab)
         if present:
             made = json.loads(finished.read_text()) if finished.exists() else None
@@ -93,7 +94,8 @@ def _create(lab: Lab, engine: Engine, image: str | None) -> None:
     (lab.exchange / "images").mkdir(exist_ok=True)
     config = lab.state / "kind.json"
     config.write_text(json.dumps(_config(lab, engine), indent=1))
-    command = ["kind", "create", "cluster", "--config", config, "--wait", "180s", "--kubeconfig", lab.state / "kubeconfig"]
+    own = lab.state / "kubeconfig"
+    command: list[str | Path] = ["kind", "create", "cluster", "--config", config, "--wait", "180s", "--kubeconfig", own]
     run([*command, *(["--image", image] if image else [])], log=log, timeout=600)
     _install_storage(lab)
     _connect(lab, engine)
@@ -129,11 +131,13 @@ def _install_storage(lab: Lab) -> None:
     """Storage class `shared`, provided by a small service on the control plane's node."""
     log, node = lab.log("storage"), _control_plane(lab)
     folder = HERE / "storage"
-    run(["docker", "cp", folder / "shared-storage.sh", f"{node}:/usr/local/lib/shared-storage.sh"], log=log)
-    run(["docker", "cp", folder / "shared-storage.service", f"{node}:/etc/systemd/system/shared-storage.service"], log=log)
+    for file, place in (
+        ("shared-storage.sh", "/usr/local/lib/shared-storage.sh"),
+        ("shared-storage.service", "/etc/systemd/system/shared-storage.service"),
+        ("class.yaml", "/kind/shared-class.yaml"),
+    ):
+        run(["docker", "cp", folder / file, f"{node}:{place}"], log=log)
     run(["docker", "exec", node, "systemctl", "enable", "--now", "shared-storage.service"], log=log)
-    run(["docker", "cp", folder / "class.yaml", f"{node}:/kind/shared-class.yaml"], log=log)
-    run(["docker", "exec", node, *_ADMIN, "apply", "-f", "/kind/shared-class.yaml"], log=log)
 
 
 def _connect(lab: Lab, engine: Engine) -> None:

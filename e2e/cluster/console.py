@@ -1,6 +1,6 @@
 """What the user sees: a line for each step with its time and, when a step fails, the one log that matters.
 
-Knows nothing of clusters. Standard library only, like all of this folder: it runs before any virtual environment exists.
+Knows nothing of clusters. Standard library only, like all of this folder: no virtual environment need exist yet.
 """
 
 import contextlib

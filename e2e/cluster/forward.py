@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import os
 import socket
+import time
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
@@ -51,11 +52,30 @@ def _enter(netns: Path) -> None:
     os.close(handle)
 
 
+def _named_in(pid_file: Path) -> bool:
+    """Whether this process is still the one that is wanted; not so once the state directory was removed."""
+    try:
+        return pid_file.read_text() == str(os.getpid())
+    except FileNotFoundError:
+        return False
+
+
+def _listen(port: int) -> socket.socket:
+    """A listener on loopback; a predecessor that is about to end gets a moment to let go of the port."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port), backlog=512)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 async def _serve(listeners: list[socket.socket], pid_file: Path) -> None:
     servers = [await asyncio.start_server(_connection, sock=listener) for listener in listeners]
-    mine = str(os.getpid())
-    while pid_file.exists() and pid_file.read_text() == mine:
-        await asyncio.sleep(2)
+    while _named_in(pid_file):  # noqa: ASYNC110 - the file is another process's to remove
+        await asyncio.sleep(1)
     for server in servers:
         server.close()
 
@@ -67,7 +87,7 @@ def main() -> None:
     parser.add_argument("--pid-file", type=Path, required=True)
     parser.add_argument("ports", type=int, nargs="+")
     options = parser.parse_args()
-    listeners = [socket.create_server(("127.0.0.1", port), backlog=512) for port in options.ports]
+    listeners = [_listen(port) for port in options.ports]
     _enter(options.netns)
     # Written last: who reads it knows that the ports listen.
     spare = options.pid_file.with_suffix(".new")

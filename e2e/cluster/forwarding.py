@@ -37,8 +37,7 @@ def start(lab: Lab) -> None:
         log = lab.log("forward")
         log.parent.mkdir(parents=True, exist_ok=True)
         ports = [str(lab.api_port), str(lab.gateway_port)]
-        # A copy outside the checkout's reach is not needed: the program is read whole before it runs.
-        command = [sys.executable, str(HERE / "forward.py"), "--netns", str(lab.netns), "--pid-file", str(_pid_file(lab))]
+        command = [sys.executable, str(HERE / "forward.py"), f"--netns={lab.netns}", f"--pid-file={_pid_file(lab)}"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *ports],
@@ -51,8 +50,11 @@ def start(lab: Lab) -> None:
         deadline = time.monotonic() + 15
         while _running(lab) is None:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise Failure(f"cannot listen on 127.0.0.1:{' or '.join(ports)} (RYZANSTEIN_API_PORT, "
-                              "RYZANSTEIN_GATEWAY_PORT choose others)", log)
+                raise Failure(
+                    f"cannot listen on 127.0.0.1:{' or '.join(ports)} (RYZANSTEIN_API_PORT, "
+                    "RYZANSTEIN_GATEWAY_PORT choose others)",
+                    log,
+                )
             time.sleep(0.05)
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 from console import Failure, ask, run, step
 from lab import HERE, Lab, digest
 
-KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubeadm", "kubectl")
+CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+KUBERNETES = (*CONTROL_PLANE, "kubelet", "kubeadm", "kubectl")
 PACKAGES = {
     **{name: ("kubernetes", f"k8s.io/kubernetes/cmd/{name}") for name in KUBERNETES},
     "etcd": ("etcd", "go.etcd.io/etcd/server/v3"),
     "coredns": ("coredns", "."),
     "kind": ("kind", "sigs.k8s.io/kind"),
     "helm": ("helm", "helm.sh/helm/v4/cmd/helm"),
-    "kubeconform": ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
-    "kube-score": ("kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
 }
 
 
@@ -78,18 +77,22 @@ def _stamp() -> str:
 def provide(lab: Lab, *names: str, prefer_own: bool = False) -> None:
     """Puts programs within reach: those on PATH as they are, the others built and linked into `lab.bin`.
 
-    The links, not the machine's own programs, come first on this process's PATH afterwards.
+    `prefer_own` takes no program of the machine's own, for those whose version must be the pinned one. The links come
+    first on this process's PATH afterwards.
     """
     lab.bin.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        link = lab.bin / name
-        if not prefer_own and not link.exists() and shutil.which(name) and ask([name, "version"]) is not None:
-            continue
-        target = build(lab, [name])[name]
-        if link.resolve() != target:
-            spare = link.with_name(f".{name}.new")
-            spare.unlink(missing_ok=True)
-            spare.symlink_to(target)
-            os.replace(spare, link)
+    wanted = [name for name in names if prefer_own or (lab.bin / name).is_symlink() or not _usable(name)]
+    for module in dict.fromkeys(PACKAGES[name][0] for name in wanted):
+        for name, target in build(lab, [name for name in wanted if PACKAGES[name][0] == module]).items():
+            link = lab.bin / name
+            if link.resolve() != target:
+                spare = link.with_name(f".{name}.new")
+                spare.unlink(missing_ok=True)
+                spare.symlink_to(target)
+                os.replace(spare, link)
     if str(lab.bin) not in os.environ["PATH"].split(":"):
         os.environ["PATH"] = f"{lab.bin}:{os.environ['PATH']}"
+
+
+def _usable(name: str) -> bool:
+    return ask([name, "version", "--client"] if name == "kubectl" else [name, "version"]) is not None

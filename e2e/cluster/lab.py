@@ -51,7 +51,7 @@ class Lab:
 
     @classmethod
     def from_environment(cls) -> "Lab":
-        """RYZANSTEIN_CLUSTER, RYZANSTEIN_API_PORT, RYZANSTEIN_GATEWAY_PORT and RYZANSTEIN_CACHE override the defaults."""
+        """Defaults, overridden by RYZANSTEIN_CLUSTER, _API_PORT, _GATEWAY_PORT and _CACHE."""
         name = os.environ.get("RYZANSTEIN_CLUSTER", "ryz")
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         cache = Path(os.environ.get("RYZANSTEIN_CACHE") or home / "ryzanstein")

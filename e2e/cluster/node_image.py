@@ -15,7 +15,19 @@ _SUITE = "bookworm"
 _CONTROL_PLANE = ("iptables", "nftables", "ipset", "conntrack", "iproute2", "kmod", "catatonit", "ca-certificates")
 _NODE = (
     *("systemd", "systemd-sysv", "dbus", "containerd", "runc", "containernetworking-plugins", "conntrack", "iptables"),
-    *("nftables", "iproute2", "ethtool", "util-linux", "mount", "kmod", "procps", "ca-certificates", "curl", "jq", "socat"),
+    *(
+        "nftables",
+        "iproute2",
+        "ethtool",
+        "util-linux",
+        "mount",
+        "kmod",
+        "procps",
+        "ca-certificates",
+        "curl",
+        "jq",
+        "socat",
+    ),
 )
 
 
@@ -44,7 +56,7 @@ def _assemble(lab: Lab, tag: str, programs: dict[str, Path], control_plane: str,
     with step("assembling the node image"), tempfile.TemporaryDirectory(dir=lab.cache, prefix=".part-") as scratch:
         context = Path(scratch) / "control-plane"
         shutil.copytree(HERE / "control-plane", context)
-        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl", "etcd", "coredns"):
+        for name in (*go_tools.CONTROL_PLANE, "kubectl", "etcd", "coredns"):
             _link(programs[name], context)
         images = _kubeadm_images(programs["kubeadm"])
         for target in ("all", "coredns", "pause"):

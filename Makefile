@@ -1,0 +1,88 @@
+# Everything a developer or CI runs. Each target does its own set-up: a fresh Debian with Python 3.11 and Go will do.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLUSTER := $(PYTHON) e2e/cluster
+CACHE := $(or $(RYZANSTEIN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ryzanstein)
+# Tests that need no cluster but programs of its build: a real API server, Helm.
+NEEDS_PROGRAMS := apiserver or helm
+export RYZANSTEIN_KUBE_BIN ?= $(CACHE)/bin
+# More arguments for python3 e2e/cluster, such as --mode offline or --kubeconfig FILE --registry PREFIX.
+CLUSTER_ARGS ?=
+
+.PHONY: help
+help: ## What can be made (this list)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## A kind cluster, the chart, a model served, a completion streamed (CLUSTER_ARGS="--mode offline" forces a mode)
+	$(CLUSTER) demo $(CLUSTER_ARGS)
+
+.PHONY: demo-down
+demo-down: ## Removes all that demo and e2e made, but for the caches
+	$(CLUSTER) down
+
+.PHONY: test
+test: lint verify test-fast e2e ## All of it, in CI's order: lint, verify, fast tests, the stories on a cluster
+
+.PHONY: test-fast
+test-fast: venv ## Tests that need no cluster, with coverage; under two minutes
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest tests --cov --cov-report= -m "not gpu and not ($(NEEDS_PROGRAMS))" --durations=10
+	$(BIN)/python scripts/coverage_gate.py
+
+.PHONY: lint
+lint: venv tools ## ruff, mypy --strict, the import law, the chart's linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	MYPYPATH=e2e/cluster $(BIN)/mypy $(wildcard e2e/cluster/*.py)
+	$(BIN)/lint-imports
+	PATH="$(CACHE)/bin:$$PATH" scripts/lint_chart.sh
+
+.PHONY: format
+format: venv ## Formats all Python
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: crds
+crds: venv tools ## Writes what is generated: crds/, docs/reference.md, the chart's copies, manifests/install.yaml
+	PATH="$(CURDIR)/$(BIN):$(CACHE)/bin:$$PATH" scripts/generate.sh
+
+.PHONY: verify
+verify: crds ## Generates everything anew and fails on a difference
+	scripts/no_difference.sh crds docs/reference.md helm/ryzanstein/files manifests/install.yaml tests/contract/schemas
+
+.PHONY: image
+image: ## Builds the images of operator, gateway and worker, and prints their names
+	$(CLUSTER) images $(CLUSTER_ARGS)
+
+.PHONY: e2e
+e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests that need a real API server or Helm
+	$(CLUSTER) up $(CLUSTER_ARGS)
+	$(BIN)/python -m pytest e2e tests -m "e2e or $(NEEDS_PROGRAMS)" --durations=10
+
+.PHONY: bench
+bench: venv ## Two ranks against one, sixteen requests together against one after another
+	$(BIN)/python bench
+
+.PHONY: tools
+tools: ## Helm, from its Go module
+	@$(CLUSTER) tools helm >/dev/null || $(CLUSTER) tools helm
+
+.PHONY: kube-programs
+kube-programs:
+	$(CLUSTER) tools helm etcd kube-apiserver kube-controller-manager
+
+.PHONY: requirements
+requirements: venv ## Pins all dependencies anew from pyproject.toml
+	$(BIN)/python scripts/compile_requirements.py
+
+.PHONY: venv
+venv: $(VENV)/.made ## The virtual environment, from hash-pinned requirements
+
+$(VENV)/.made: requirements/dev.txt pyproject.toml
+	@scripts/make_venv.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
