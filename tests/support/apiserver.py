@@ -118,7 +118,10 @@ class ApiServer:
         )
 
     def stop_api(self) -> None:
-        self._end("kube-apiserver")
+        """Stop kube-apiserver, and the controllers, which would take minutes to come back to it."""
+        for name in ("kube-controller-manager", "kube-apiserver"):
+            if name in self._processes:
+                self._end(name)
 
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
@@ -175,9 +178,18 @@ class ApiServer:
         all_headers = {"Authorization": f"Bearer {ADMIN}-token", "Content-Type": "application/json"}
         all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, data, all_headers, method=method)
-        with urllib.request.urlopen(request, timeout=10, context=self._tls) as answer:
-            text = answer.read().decode()
-        return text if raw else json.loads(text)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=10, context=self._tls) as answer:
+                    text = answer.read().decode()
+                return text if raw else json.loads(text)
+            except urllib.error.HTTPError as error:
+                # A new CRD's storage asks to be tried again while it is being set up.
+                if error.code != 429 or time.monotonic() > deadline:
+                    raise
+                error.close()
+                time.sleep(0.2)
 
     def get(self, path: str) -> Any:
         """The object at `path`, or None where there is none."""

@@ -27,12 +27,14 @@ class TcpProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for end in [self._listener, *(end for pair in self._pairs for end in pair)]:
+        ends = [self._listener, *(end for pair in self._pairs for end in pair)]
+        for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            end.close()
         for thread in self._threads:
             thread.join(5)
+        for end in ends:  # only now: a socket that is closed while a thread selects on it never wakes it
+            end.close()
 
     def _start(self, target: object, *arguments: object) -> None:
         assert callable(target)
@@ -54,11 +56,10 @@ class TcpProxy:
         other = {client: server, server: client}
         with selectors.DefaultSelector() as ready, contextlib.suppress(OSError, ValueError):
             for end in other:
-                ready.register(end, selectors.EVENT_READ)
+                ready.register(end, selectors.EVENT_READ, end)
             while True:
                 for key, _ in ready.select():
-                    end = key.fileobj
-                    assert isinstance(end, socket.socket)
+                    end = key.data
                     data = end.recv(65536)
                     if end in self._swallowed:
                         if not data:

@@ -99,7 +99,7 @@ async def test_leadership_lost_in_the_middle_stops_the_rest(fake_api: FakeApi, w
     def lose(_: object) -> None:
         world.leading = False
 
-    fake_api.faults.append(lose)  # type: ignore[arg-type]  # a fault that lets the call through
+    fake_api.faults.append(lose)
     with pytest.raises(NotLeadingError):
         await world.executor.execute(Plan((Apply(ACCOUNT, None, "a"), Apply(BUDGET, None, "b"))), None)
     assert len(fake_api.writes()) == 1

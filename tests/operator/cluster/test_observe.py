@@ -14,7 +14,7 @@ CHAT = Key("team", "chat")
 
 
 def a_pod(name: str, version: int, *, uid: str = "u", service: str = "chat", namespace: str = "team") -> Manifest:
-    metadata = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": str(version)}
+    metadata: Manifest = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": str(version)}
     metadata["labels"] = {contract.LABEL_SERVICE: service}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 

@@ -125,7 +125,7 @@ def test_a_service_gets_owned_children_and_then_nothing_more_is_written(
     for child in children(server):
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (uid, True)
-        assert [entry["manager"] for entry in child["metadata"]["managedFields"]][0] == "ryzanstein-operator"
+        assert next(entry["manager"] for entry in child["metadata"]["managedFields"]) == "ryzanstein-operator"
     written = settled(operator)
     time.sleep(10)
     assert operator.writes == written
@@ -226,6 +226,7 @@ def test_an_api_server_that_is_away_for_twenty_seconds_is_waited_for(
     time.sleep(20)
     assert operator.probe("/health/live")[0] == 200
     server.start_api()
+    server.start_controllers()
     make(server, "second")
     wait_until(lambda: whole(server, "second"), 30, "the second service's children")
     assert operator.process.poll() is None

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
 from ryzanstein_operator.cluster import heartbeat
