@@ -55,9 +55,9 @@ def test_our_rendering_is_that_of_transformers() -> None:
 
     messages = [{"role": "user", "content": "a <b> 'c'"}, {"role": "assistant", "content": " d "}]
     source = CHATML + "{{ messages | tojson(indent=2) }}{{ '%s' % bos_token }}"
-    theirs, _ = render_jinja_template([messages], chat_template=source, bos_token="<s>", add_generation_prompt=True)
+    theirs = render_jinja_template([messages], chat_template=source, bos_token="<s>", add_generation_prompt=True)[0]
     ours = environment().from_string(source).render(messages=messages, bos_token="<s>", add_generation_prompt=True)
-    assert ours == theirs[0]
+    assert [*theirs] == [ours]
 
 
 async def test_a_model_without_a_template_says_so() -> None:
@@ -108,6 +108,8 @@ async def test_a_hostile_template_gets_a_fixed_sentence(name: str) -> None:
             await template.render([USER])
     assert caught.value.status == 400
     assert "secret" not in str(caught.value)
+    # All but the one that cannot be compiled are refused by the renderer itself, within its memory and its time.
+    assert ("could not be rendered" in str(caught.value)) == (name == "syntax")
 
 
 async def test_an_endless_template_is_stopped_and_the_next_request_is_served() -> None:

@@ -33,20 +33,24 @@ def _field(name: str, value: object, *, label: str | None = None) -> Poison:
     return Poison(label or f"{name}={value!r}"[:40], {name: value}, name)
 
 
-CORPUS = [
-    *[_field("max_tokens", value) for value in (0, -1, 2**31, 2**63, 2**200, 1.5, "5", True, [1])],
-    *[_field("temperature", value) for value in (-0.1, 2.1, "hot", [], True)],
-    *[_field("top_p", value) for value in (0, 1.1, -1, "1")],
-    *[_field("top_k", value) for value in (-2, 2**40, 1.5)],
-    *[_field("min_p", value) for value in (-0.1, 1.01)],
-    *[_field("presence_penalty", value) for value in (2.5, -1e308)],
-    *[_field("frequency_penalty", value) for value in (-2.01, 1e308)],
-    *[_field("seed", value) for value in (2**64, -(2**64), 1.5)],
-    *[_field("n", value) for value in (0, -1, 10**9, 65)],
-    *[_field("logprobs", value) for value in (-1, 10**6, True)],
-    *[_field("user", value) for value in (5, "x" * 2000)],
-    *[_field("min_tokens", value) for value in (-1, 2**40)],
-    *[_field("stream", value) for value in ("yes", 1)],
+def _fields(name: str, *values: object) -> list[Poison]:
+    return [_field(name, value) for value in values]
+
+
+CORPUS: list[Poison] = [
+    *_fields("max_tokens", 0, -1, 2**31, 2**63, 2**200, 1.5, "5", True, [1]),
+    *_fields("temperature", -0.1, 2.1, "hot", [], True),
+    *_fields("top_p", 0, 1.1, -1, "1"),
+    *_fields("top_k", -2, 2**40, 1.5),
+    *_fields("min_p", -0.1, 1.01),
+    *_fields("presence_penalty", 2.5, -1e308),
+    *_fields("frequency_penalty", -2.01, 1e308),
+    *_fields("seed", 2**64, -(2**64), 1.5),
+    *_fields("n", 0, -1, 10**9, 65),
+    *_fields("logprobs", -1, 10**6, True),
+    *_fields("user", 5, "x" * 2000),
+    *_fields("min_tokens", -1, 2**40),
+    *_fields("stream", "yes", 1),
     _field("stop", ["x"] * 100_000, label="stop list of 100,000"),
     _field("stop", "", label="empty stop string"),
     _field("stop", ["a", ""], label="empty stop string in a list"),

@@ -111,6 +111,7 @@ class _Worker:
         config = self._config
         self._metrics.watch(engine.stats)
         service = Service(config.served_model_name, engine, self._tokenizer, self._template, self._metrics)
+        await self._template.warm_up()
         gate = Gate(build_app(service, self._probes, self._metrics))
         server = _uvicorn(gate)
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))

@@ -7,6 +7,7 @@ Templates of clients are refused by not being read at all. The template runs in 
 import asyncio
 import contextlib
 import json
+import logging
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from ryzanstein_worker.server.tokenizer import SpecialTokens, read_tokenizer_con
 
 MAX_TEMPLATE_CHARS = 1 << 20
 _PROBE = "\u2042probe\u2042"
+_FAILED = "chat_template_failed"
+
+_log = logging.getLogger(__name__)
 
 
 class Turn(BaseModel):
@@ -85,6 +89,15 @@ class ChatTemplate:
                 raise ApiError(400, f"The model's chat template has no place for the role '{role}'.", param="messages")
         return await self._render(turns, add_generation_prompt)
 
+    async def warm_up(self) -> None:
+        """Start the renderer, so that the first request need not wait for it."""
+        if self._source is None:
+            return
+        try:
+            await self._has_place_for("system")
+        except ApiError as error:
+            _log.warning(str(error))
+
     async def close(self) -> None:
         """End the renderer's process."""
         process, self._process = self._process, None
@@ -102,7 +115,9 @@ class ChatTemplate:
             turns = [*before.get(role, [user]), probe, user]
             try:
                 self._roles[role] = _PROBE in await self._render(turns, False)
-            except ApiError:
+            except ApiError as error:
+                if error.body.error.code == _FAILED:  # says nothing about the role
+                    raise
                 self._roles[role] = False
         return self._roles[role]
 
@@ -128,7 +143,8 @@ class ChatTemplate:
                     answer = await self._exchange(variables)
                 done = True
             except (TimeoutError, OSError, asyncio.IncompleteReadError):
-                raise ApiError(400, "The model's chat template could not be rendered.", param="messages") from None
+                sentence = "The model's chat template could not be rendered."
+                raise ApiError(400, sentence, param="messages", code=_FAILED) from None
             finally:
                 if not done:  # also when the client left: what the process would answer belongs to nobody
                     await self.close()
