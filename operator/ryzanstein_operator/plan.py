@@ -41,9 +41,9 @@ def main(argv: Sequence[str]) -> int:
         settings = _settings(arguments)
         plan = plan_services(services, settings)
     except InputError as error:
-        print(f"plan: {error}", file=sys.stderr)  # noqa: T201 (the command's answer)
+        print(f"plan: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(_FORMATS[arguments.output](plan), end="")  # noqa: T201 (the command's answer)
+    print(_FORMATS[arguments.output](plan), end="")
     return 0
 
 

@@ -107,4 +107,4 @@ def main(argv: Sequence[str]) -> int:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(path)  # noqa: T201 (the command's answer)
+    print(path)

@@ -1,4 +1,4 @@
-"""The custom-resource reference as Markdown, from the same models as the CRD. Knows Markdown; knows no field by name."""
+"""The custom-resource reference as Markdown, from the models that make the CRD. Knows Markdown, no field by name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -67,7 +67,7 @@ def _type(schema: Manifest) -> str:
 
 def _default(schema: Manifest) -> str:
     default: Any = schema.get("default")
-    if default is None or isinstance(default, dict):
+    if default in (None, "") or isinstance(default, dict):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -19,6 +19,7 @@ _LABEL_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Z
 _LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 _HUB_REPO = "^hf://[A-Za-z0-9][-A-Za-z0-9_.]*/[A-Za-z0-9][-A-Za-z0-9_.]*$"
 _CLAIM = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$"
+_CLIMBS = "(^|/)[.][.](/|$)"
 _PATH = "^[-A-Za-z0-9_./:+@]*$"
 _REVISION = "^[A-Za-z0-9][-A-Za-z0-9_./]*$"
 _MODEL_NAME = "^[A-Za-z0-9][-A-Za-z0-9_./:]*$"
@@ -31,7 +32,8 @@ _IMAGE = (
 
 def _matches(pattern: str, value: str | None) -> bool:
     """As CEL's `matches`, which searches; the patterns carry their own anchors. An absent value passes."""
-    return value is None or (re.search(pattern, value) is not None and "\n" not in value)
+    # RE2's $ is the end of the text; Python's would also match before a last newline.
+    return value is None or re.search(pattern.replace("$", r"\Z"), value) is not None
 
 
 def _pattern(field: str, attribute: str, pattern: str, message: str, *, optional: bool = True) -> Rule:
@@ -85,9 +87,9 @@ MODEL = (
         "hf://", _HUB_REPO, "hf:// needs ORG/NAME, as in hf://Qwen/Qwen3-8B; a branch or commit goes into revision"
     ),
     Rule(
-        f"!self.uri.matches('(^|/)[.][.](/|$)') && self.uri.matches('{_PATH}')",
+        f"!self.uri.matches('{_CLIMBS}') && self.uri.matches('{_PATH}')",
         "must not contain '..' or characters other than letters, digits and -_./:+@",
-        lambda model: re.search("(^|/)[.][.](/|$)", model.uri) is None and _matches(_PATH, model.uri),
+        lambda model: not _matches(_CLIMBS, model.uri) and _matches(_PATH, model.uri),
         "uri",
     ),
     _hub_only("revision", "revision", "remove it, or take the model from the hub"),
