@@ -66,7 +66,7 @@ e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests
 
 .PHONY: bench
 bench: venv ## Two ranks against one, sixteen requests together against one after another
-	$(BIN)/python bench
+	$(BIN)/python -m bench.worker
 
 .PHONY: tools
 tools: ## Helm, from its Go module

@@ -52,7 +52,7 @@ def _up(lab: Lab, options: argparse.Namespace) -> tuple[release.Connection, bool
     go_tools.provide(lab, "helm")
     cluster.ensure(lab, chosen)
     built = images.ensure(lab, chosen)
-    images.load(lab, built)
+    images.load(lab, chosen, built)
     connection = release.Connection(
         kubeconfig=str(lab.state / "kubeconfig"),
         context=lab.context,

@@ -36,15 +36,19 @@ def show(lab: Lab, connection: release.Connection, offline: bool) -> None:
 
 
 def _conditions() -> tuple[dict[str, dict[str, Any]], bool]:
-    """The conditions by type, and whether they speak of the present spec."""
+    """The conditions by type, and whether the present spec is served by all its replicas."""
     text = ask(["kubectl", "get", "inferenceservice", MODEL, "--namespace", NAMESPACE, "-o", "json"])
     if text is None:
         return {}, False
     service = json.loads(text)
     conditions = {condition["type"]: condition for condition in service.get("status", {}).get("conditions", [])}
-    ready = conditions.get("Ready", {})
-    current = ready.get("observedGeneration") == service["metadata"]["generation"]
-    return conditions, current and ready.get("status") == "True"
+    generation = service["metadata"]["generation"]
+    wanted = {"Ready": "True", "Progressing": "False"}  # Ready alone may still speak of the revision before
+    done = all(
+        conditions.get(name, {}).get("status") == status and conditions[name].get("observedGeneration") == generation
+        for name, status in wanted.items()
+    )
+    return conditions, done
 
 
 def _wait_until_ready(lab: Lab) -> None:
@@ -128,7 +132,7 @@ def _farewell(lab: Lab, connection: release.Connection, offline: bool) -> None:
     lines = []
     own = [name for name in ("kubectl", "helm") if not shutil.which(name, path=_path_of_the_user(lab))]
     if own:
-        lines.append(f"export PATH={lab.bin}:$PATH    # {', '.join(own)} were built for you")
+        lines.append(f"export PATH={lab.bin}:$PATH    # built here: {', '.join(own)}")
     if offline:
         lines.append(f"export DOCKER_HOST=unix://{lab.docker_socket}    # the private Docker daemon, if you need it")
     lines += [

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import archive
 import cluster
 import debian
 from console import Failure, ask, run, step
@@ -146,8 +147,8 @@ def _check_size(image: Image) -> None:
         raise Failure(f"{image.name} has {size / 1e6:.0f} MB; its limit is {limit / 1e6:.0f} MB")
 
 
-def load(lab: Lab, images: list[Image]) -> None:
-    """Puts the images into every worker node that lacks them, both nodes at once, through the directory they share."""
+def load(lab: Lab, engine: Engine, images: list[Image]) -> None:
+    """Puts the images into every worker node that lacks them, both nodes at once."""
     with step("loading images into the nodes") as current:
         nodes = cluster.nodes(lab, "worker")
         lacking = {node: [image for image in images if image.name not in _held(node)] for node in nodes}
@@ -155,7 +156,12 @@ def load(lab: Lab, images: list[Image]) -> None:
         if not wanted:
             current.note = "reused"
         for image in wanted:
-            _load_one(lab, image, [node for node in nodes if image in lacking[node]])
+            places = [node for node in nodes if image in lacking[node]]
+            if engine.offline:
+                _load_thin(lab, image, places)
+            else:
+                command = ["kind", "load", "docker-image", image.name, "--name", lab.name, "--nodes", ",".join(places)]
+                run(command, log=lab.log(f"load-{image.part}"))
 
 
 def _held(node: str) -> set[str]:
@@ -163,13 +169,19 @@ def _held(node: str) -> set[str]:
     return {name.removeprefix("docker.io/") for name in (listed or "").split()}
 
 
-def _load_one(lab: Lab, image: Image, nodes: list[str]) -> None:
+def _load_thin(lab: Lab, image: Image, nodes: list[str]) -> None:
+    """Only the layers that these nodes lack, through the directory that every node mounts."""
     log = lab.log(f"load-{image.part}")
-    archive = lab.exchange / "images" / f"{image.part}.tar"
+    folder = lab.exchange / "images"
+    saved, thin = folder / f"{image.part}.saved", folder / f"{image.part}.tar"
+    command = ["ctr", "-n", "k8s.io"]
     try:
-        run(["docker", "save", "-o", archive, image.name], log=log)
-        command = ["ctr", "-n", "k8s.io", "images", "import", f"/exchange/images/{archive.name}"]
+        run(["docker", "save", "-o", saved, image.name], log=log)
+        held = [set((ask(["docker", "exec", node, *command, "content", "ls", "-q"]) or "").split()) for node in nodes]
+        archive.thin(saved, image.name, set.intersection(*held), thin)
+        load = [*command, "images", "import", f"/exchange/images/{thin.name}"]
         with ThreadPoolExecutor(len(nodes)) as pool:
-            list(pool.map(lambda node: run(["docker", "exec", node, *command], log=log), nodes))
+            list(pool.map(lambda node: run(["docker", "exec", node, *load], log=log), nodes))
     finally:
-        archive.unlink(missing_ok=True)
+        saved.unlink(missing_ok=True)
+        thin.unlink(missing_ok=True)
