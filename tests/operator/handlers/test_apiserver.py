@@ -121,7 +121,7 @@ def test_a_service_gets_owned_children_and_then_nothing_more_is_written(
 ) -> None:
     operator = start()
     uid = make(server)["metadata"]["uid"]
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     for child in children(server):
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == (uid, True)
@@ -145,7 +145,7 @@ def test_a_hand_edited_child_is_put_back_within_ten_seconds(
 ) -> None:
     operator = start()
     make(server)
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     settled(operator)
     path = "/apis/apps/v1/namespaces/team/deployments/chat"
     patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil"}]
@@ -157,7 +157,7 @@ def test_a_hand_edited_child_is_put_back_within_ten_seconds(
 def test_a_deleted_service_leaves_nothing_behind(server: ApiServer, start: Callable[..., OperatorProcess]) -> None:
     operator = start()
     make(server)
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     settled(operator)
     server.request("DELETE", SERVICES.path(TEAM, "chat"))
     wait_until(lambda: not children(server), 60, "the garbage collection")
@@ -176,7 +176,7 @@ def test_an_operator_that_is_killed_again_and_again_converges(
         time.sleep(chance.uniform(0, 0.1))
         operator.end(signal.SIGKILL)
     last = start()
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     settled(last)
     assert len(children(server)) == len(CHILDREN)
 
@@ -189,7 +189,7 @@ def test_only_the_leader_writes_and_a_standby_follows_within_three_seconds(
     leader, standby = (one, two) if one.leads else (two, one)
     wait_until(lambda: "standby" in standby.probe("/health/ready")[1], 30, "a standby")
     make(server)
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     assert (leader.writes > 0, standby.writes) == (True, 0)
     status, seconds = leader.end()
     assert (status, seconds < 5) == (0, True)
@@ -203,12 +203,12 @@ def test_a_frozen_leader_that_wakes_writes_nothing_and_ends(
     server: ApiServer, start: Callable[..., OperatorProcess]
 ) -> None:
     frozen = start("one")
-    wait_until(lambda: frozen.leads, 30, "the lead")
+    wait_until(lambda: frozen.leads, 60, "the lead")
     os.kill(frozen.process.pid, signal.SIGSTOP)
     other = start("two")
     wait_until(lambda: other.leads, 40, "the other's lead")
     make(server)
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     os.kill(frozen.process.pid, signal.SIGCONT)
     assert frozen.process.wait(30) == 1
     assert "held by two" in frozen.log.read_text()
@@ -220,7 +220,7 @@ def test_an_api_server_that_is_away_for_twenty_seconds_is_waited_for(
 ) -> None:
     operator = start()
     make(server)
-    wait_until(lambda: whole(server), 30, "the children")
+    wait_until(lambda: whole(server), 60, "the children")
     settled(operator)
     server.stop_api()
     time.sleep(20)
@@ -228,7 +228,7 @@ def test_an_api_server_that_is_away_for_twenty_seconds_is_waited_for(
     server.start_api()
     server.start_controllers()
     make(server, "second")
-    wait_until(lambda: whole(server, "second"), 30, "the second service's children")
+    wait_until(lambda: whole(server, "second"), 60, "the second service's children")
     assert operator.process.poll() is None
 
 
@@ -237,7 +237,7 @@ def test_a_connection_that_has_silently_died_is_replaced(
 ) -> None:
     with TcpProxy(server.port) as proxy:
         operator = start(kubeconfig=server.kubeconfig(OPERATOR, server=f"https://127.0.0.1:{proxy.port}"))
-        wait_until(lambda: operator.leads, 30, "the lead")
+        wait_until(lambda: operator.leads, 60, "the lead")
         proxy.swallow()
         make(server)
         # The watch's own limit for silence is 70 s.
@@ -258,7 +258,7 @@ def test_the_operator_waits_for_its_crd(tmp_path: Path) -> None:
             wait_until(lambda: "install the CRDs" in operator.probe("/health/ready")[1], 30, "the reason")
             assert operator.probe("/health/live")[0] == 200
             install_crd(bare)
-            wait_until(lambda: operator.leads, 30, "the lead")
+            wait_until(lambda: operator.leads, 60, "the lead")
             assert "install the CRDs" in operator.log.read_text()
         finally:
             operator.kill()

@@ -13,6 +13,7 @@ from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
 from ryzanstein_operator.handlers import loop as loop_module
+from ryzanstein_operator.handlers import queue as queue_module
 from ryzanstein_operator.handlers import run
 from ryzanstein_operator.handlers.run import Operator
 from ryzanstein_operator.settings import Settings
@@ -148,6 +149,16 @@ async def test_what_is_refused_stands_in_the_status_and_does_not_spin(
         assert len([call for call in fake_api.writes() if "/deployments" in call.path]) <= 4
         fake_api.faults.clear()
         await until(lambda: len(children(fake_api)) == len(CHILDREN))
+
+
+async def test_a_refusal_stands_in_the_status_at_once_whatever_the_backoff(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "BACKOFF_SECONDS", 60.0)
+    fake_api.faults.append(refuse("PATCH", "/deployments", 403, "denied by the house's policy"))
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: "denied by the house's policy" in str(conditions(fake_api)))
 
 
 @pytest.mark.parametrize("writes", range(7))
