@@ -156,16 +156,31 @@ def test_decodes_come_first_and_a_long_prompt_is_cut_to_what_the_budget_leaves()
     assert [part.samples for part in step.slices] == [True, False]
 
 
-def test_the_newest_is_preempted_when_blocks_run_out_and_comes_back_first() -> None:
-    scheduler = Scheduler(limits(num_kv_blocks=12), enable_prefix_caching=False)
-    requests = [add_request([number] * 12, max_tokens=20) for number in range(3)]
-    late = add_request([9], max_tokens=1)
-    for request in (*requests, late):
-        scheduler.add(request)
-    outputs = _run(scheduler, ToyCache())
-    assert scheduler.counters.preemptions > 0
+def test_the_newest_is_preempted_when_blocks_run_out_and_comes_back_before_those_that_wait() -> None:
+    scheduler = Scheduler(limits(num_kv_blocks=12, max_num_seqs=3), enable_prefix_caching=False)
+    cache = ToyCache()
+    requests = [add_request([number] * 12, max_tokens=20) for number in range(4)]  # the fourth has no place yet
     for request in requests:
-        assert outputs[request.request_id] == expected_tokens(request.prompt_token_ids, 20)
+        scheduler.add(request)
+    while not scheduler.counters.preemptions:
+        running = list(scheduler.running)
+        step = scheduler.schedule()
+        assert step is not None
+        scheduler.advance(step, [*cache.run(step)])
+    assert [sequence.request for sequence in running] == requests[:3]
+    assert [sequence.request for sequence in scheduler.waiting] == [requests[2], requests[3]]
+    _run(scheduler, cache)
+
+
+def test_a_later_turn_of_a_conversation_finds_what_was_generated_too() -> None:
+    scheduler, cache = Scheduler(limits()), ToyCache()
+    first = add_request([1, 2, 3, 4, 5], max_tokens=9)
+    scheduler.add(first)
+    (answer,) = _run(scheduler, cache).values()
+    # 14 tokens, of which the last was never computed: 3 full blocks.
+    scheduler.add(add_request([1, 2, 3, 4, 5, *answer, 6, 7]))
+    _run(scheduler, cache)
+    assert scheduler.counters.prefix_hits == 12
 
 
 def test_a_prompt_that_is_cached_whole_still_computes_its_last_block() -> None:
