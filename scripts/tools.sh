@@ -38,9 +38,10 @@ tool() {
 # An environment of its own: checkov pins many packages that are none of the project's.
 checkov_environment() {
   local place=$RYZANSTEIN_CACHE/${CHECKOV/==/-}
-  if [ ! -x "$place/bin/checkov" ]; then
+  if [ ! -e "$place/complete" ]; then
     echo "installing $CHECKOV, once" >&2
-    { python3 -m venv "$place.part" && "$place.part/bin/pip" install --quiet "$CHECKOV" && mv "$place.part" "$place"; } >&2
+    rm -rf "$place"
+    { python3 -m venv "$place" && "$place/bin/pip" install --quiet "$CHECKOV" && touch "$place/complete"; } >&2
   fi
   echo "$place/bin/checkov"
 }

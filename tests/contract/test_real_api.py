@@ -56,7 +56,7 @@ class Release:
     def status_as(self, user: str, method: str, path: str, body: object = None, **headers: str) -> int:
         """The HTTP status of a call made as `user`."""
         try:
-            self.server.request(method, path, body, Impersonate_User=user, **headers)
+            self.server.request(method, path, body, raw=False, Impersonate_User=user, **headers)
         except urllib.error.HTTPError as refusal:
             refusal.close()
             return refusal.code
