@@ -101,9 +101,12 @@ async def test_a_prefill_longer_than_the_hang_timeout_is_progress(tmp_path: Path
 
 
 @pytest.fixture
-def parent(model_dir: Path) -> Iterator[subprocess.Popen[str]]:
+def parent(model_dir: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, str(SUPPORT / "engine_parent.py"), str(model_dir), "2"], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(SUPPORT / "engine_parent.py"), str(model_dir), "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # who is killed cannot clean up
     )
     yield process
     process.kill()
