@@ -107,7 +107,7 @@ def test_penalties_count_the_output_as_openai_defines() -> None:
 
 
 def test_stop_tokens_are_out_of_reach_until_min_tokens() -> None:
-    params = {"temperature": 0.0, "stop_token_ids": (4,), "min_tokens": 2}
+    params: dict[str, Any] = {"temperature": 0.0, "stop_token_ids": (4,), "min_tokens": 2}
     assert draw(output=[1], **params) == [0]
     assert draw(output=[1, 1], **params) == [4]
 
