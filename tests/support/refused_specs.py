@@ -89,6 +89,7 @@ REFUSED = (
     Case("key set in capitals", "names of key sets", {"access": {"keySets": ["Team"]}}),
     Case("key set twice", "", {"access": {"keySets": ["a", "b", "a"]}}),
     Case("a rollout that cannot start", "cannot both be 0", {"disruption": {"maxSurge": 0, "maxUnavailable": 0}}),
+    Case("no drain", "greater than or equal to 1", {"disruption": {"drainSeconds": 0}}, schema=True),
     Case("drain of a day", "less than or equal to 3600", {"disruption": {"drainSeconds": 86400}}, schema=True),
     Case("image with a space", "must be an image", {"template": {"image": "my worker:1"}}),
     Case("image in capitals", "must be an image", {"template": {"image": "Team/worker"}}),
@@ -147,7 +148,7 @@ ACCEPTED = (
         },
     ),
     Case("two key sets", "", {"access": {"keySets": ["team-a", "team-b"]}}),
-    Case("no surge", "", {"disruption": {"maxSurge": 0, "maxUnavailable": 1, "drainSeconds": 0}}),
+    Case("no surge", "", {"disruption": {"maxSurge": 0, "maxUnavailable": 1, "drainSeconds": 1}}),
     Case(
         "all of the template",
         "",

@@ -118,8 +118,8 @@ class Disruption(Wire):
     max_surge: int = Field(default=1, ge=0, le=100)
     """Replicas that may run beyond `replicas` during a rollout."""
     max_unavailable: int = Field(default=0, ge=0, le=100)
-    """Replicas that may be missing during a rollout or a node drain."""
-    drain_seconds: int = Field(default=120, ge=0, le=3600)
+    """Replicas that may be missing during a rollout; a node drain may take as many, and always one."""
+    drain_seconds: int = Field(default=120, ge=1, le=3600)
     """How long a replica that is to go may finish its running requests."""
 
     rules: ClassVar[tuple[Rule, ...]] = rules.DISRUPTION

@@ -25,8 +25,6 @@ def container_resources(spec: Spec) -> Manifest:
 def fetch_resources(spec: Spec) -> Manifest:
     """Those of the download: the worker's, less the accelerator, so that the pod's sum is the worker's alone."""
     parts = container_resources(spec)
-    return {
-        part: {name: amount for name, amount in amounts.items() if name != spec.accelerator}
-        for part, amounts in parts.items()
-        if set(amounts) - {spec.accelerator}
-    }
+    device = "" if spec.accelerator == CPU else spec.accelerator
+    kept = {part: {name: amounts[name] for name in amounts if name != device} for part, amounts in parts.items()}
+    return {part: amounts for part, amounts in kept.items() if amounts}

@@ -1,0 +1,68 @@
+"""The environment is read once, and what cannot be used is refused with a sentence that names the variable."""
+
+import pytest
+
+from ryzanstein_operator.settings import Settings, SettingsError
+
+LEAST = {"RYZANSTEIN_NAMESPACE": "release", "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:1"}
+
+
+def test_little_must_be_said() -> None:
+    settings = Settings.from_environment(LEAST)
+    assert settings == Settings("release", "ryzanstein/worker:1", watch_namespaces=("release",))
+    assert not settings.watches_all
+
+
+def test_all_that_the_chart_says_is_read() -> None:
+    settings = Settings.from_environment(
+        LEAST
+        | {
+            "RYZANSTEIN_WATCH_NAMESPACES": "a, b,a",
+            "RYZANSTEIN_IMAGE_PULL_POLICY": "Never",
+            "RYZANSTEIN_GATEWAY_URL": "http://gateway:8000/",
+            "RYZANSTEIN_GATEWAY_LABELS": "app.kubernetes.io/name=ryzanstein,x=",
+            "RYZANSTEIN_METRICS_NAMESPACE_LABELS": "team=monitoring",
+            "RYZANSTEIN_LEASE_NAME": "lease",
+            "RYZANSTEIN_POD_NAME": "operator-0",
+            "RYZANSTEIN_HUB_ENDPOINT": "https://mirror.example/",
+        }
+    )
+    assert settings == Settings(
+        namespace="release",
+        worker_image="ryzanstein/worker:1",
+        gateway_url="http://gateway:8000",
+        watch_namespaces=("a", "b"),
+        image_pull_policy="Never",
+        gateway_labels={"app.kubernetes.io/name": "ryzanstein", "x": ""},
+        metrics_namespace_labels={"team": "monitoring"},
+        lease_name="lease",
+        pod_name="operator-0",
+        hub_endpoint="https://mirror.example",
+    )
+
+
+def test_a_star_watches_every_namespace() -> None:
+    assert Settings.from_environment(LEAST | {"RYZANSTEIN_WATCH_NAMESPACES": "*"}).watches_all
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RYZANSTEIN_NAMESPACE", ""),
+        ("RYZANSTEIN_NAMESPACE", "Release"),
+        ("RYZANSTEIN_WORKER_IMAGE", " "),
+        ("RYZANSTEIN_WATCH_NAMESPACES", "a,*"),
+        ("RYZANSTEIN_WATCH_NAMESPACES", "a/b"),
+        ("RYZANSTEIN_WATCH_NAMESPACES", "a" * 64),
+        ("RYZANSTEIN_IMAGE_PULL_POLICY", "Sometimes"),
+        ("RYZANSTEIN_GATEWAY_URL", "gateway:8000"),
+        ("RYZANSTEIN_GATEWAY_LABELS", "app"),
+        ("RYZANSTEIN_GATEWAY_LABELS", "a b=c"),
+        ("RYZANSTEIN_METRICS_NAMESPACE_LABELS", "a=b c"),
+        ("RYZANSTEIN_LEASE_NAME", "Lease"),
+        ("RYZANSTEIN_HUB_ENDPOINT", "mirror"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment(LEAST | {name: value})
