@@ -61,7 +61,8 @@ class Gateway:
 
     def stream(self, client: httpx.Client, model: str, prompt: str, max_tokens: int) -> tuple[str, bool]:
         """(text, whether the stream came to its proper end: a finish reason and then [DONE])."""
-        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body: Manifest = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body["ignore_eos"] = True  # a stream that ends early shows less
         text, finished, done = "", False, False
         with client.stream("POST", f"{self.url}/v1/completions", json=body, headers=self.headers()) as answer:
             if answer.status_code != 200:
