@@ -114,7 +114,9 @@ def container(name: str = "worker", *, waiting: Manifest | None = None, ended: M
 def broken_pod(live: Manifest, status: Manifest, name: str = "chat-a", *, revision: str = "") -> Manifest:
     """A pod with one container's status; that of `fetch` is an init container's."""
     kind = "initContainerStatuses" if status["name"] == "fetch" else "containerStatuses"
-    return pod(live, name, revision=revision, **{kind: [status]})
+    broken = pod(live, name, revision=revision)
+    broken["status"][kind] = [status]
+    return broken
 
 
 def endpoints(live: Manifest, *pods: str, ready: bool = True) -> Manifest:

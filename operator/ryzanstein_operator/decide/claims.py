@@ -10,7 +10,8 @@ from ryzanstein_operator.api.wire import Manifest
 
 def model_name(service: Manifest) -> str:
     """What clients put in "model" for this service."""
-    model = service.get("spec", {}).get("model", {})
+    spec = service.get("spec")
+    model = spec.get("model") if isinstance(spec, dict) else None
     name = model.get("name") if isinstance(model, dict) else None
     return name if isinstance(name, str) and name else str(service["metadata"]["name"])
 

@@ -34,8 +34,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 
 def kubectl(server: ApiServer, *words: str, text: str = "") -> str:
-    command = [binaries() / "kubectl", f"--kubeconfig={server.kubeconfig(ADMIN)}", *words]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
+    command = [str(binaries() / "kubectl"), f"--kubeconfig={server.kubeconfig(ADMIN)}", *words]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, input=text, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
