@@ -50,6 +50,7 @@ REFUSED = (
     _model("repository with a branch", "goes into revision", uri="hf://Qwen/Qwen3-8B/main"),
     _model("a space", "characters other than", uri="file:///models/my model"),
     _model("a flag smuggled in", "characters other than", uri="file:///models/a\n--port"),
+    _model("a last newline", "characters other than", uri="file:///models/a\n"),
     _model("revision of a demo", "belongs to an hf:// model", revision="main", **DEMO),
     _model("cache for a demo", "nothing to cache", cacheClaim="cache", **DEMO),
     _model("token for a demo", "no token is used", tokenSecret={"name": "hub", "key": "token"}, **DEMO),

@@ -4,42 +4,29 @@ The two forms of a rule, CEL and Python, stand side by side; a test holds a real
 the same verdicts. Knows no model class (they import this), so the Python form names fields only.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from ryzanstein_operator.api.patterns import (
+    ACCELERATOR,
+    CLAIM,
+    CLIMBS,
+    DNS_LABEL,
+    HUB_REPO,
+    IMAGE,
+    KEY_OF_SECRET,
+    LABEL_KEY,
+    LABEL_VALUE,
+    MODEL_NAME,
+    PATH,
+    REVISION,
+    SERVICE_NAME,
+    SUBDOMAIN,
+    matches,
+    pattern,
+)
 from ryzanstein_operator.api.quantity import is_quantity, parse_quantity
 from ryzanstein_operator.api.wire import Rule
-
-_DNS_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_SERVICE_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
-_SUBDOMAIN = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-_SECRET_KEY = "^[-._a-zA-Z0-9]+$"  # noqa: S105 (a pattern, no secret)
-_LABEL_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-_LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
-_HUB_REPO = "^hf://[A-Za-z0-9][-A-Za-z0-9_.]*/[A-Za-z0-9][-A-Za-z0-9_.]*$"
-_CLAIM = "^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$"
-_CLIMBS = "(^|/)[.][.](/|$)"
-_PATH = "^[-A-Za-z0-9_./:+@]*$"
-_REVISION = "^[A-Za-z0-9][-A-Za-z0-9_./]*$"
-_MODEL_NAME = "^[A-Za-z0-9][-A-Za-z0-9_./:]*$"
-_ACCELERATOR = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-_IMAGE = (
-    "^[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-    "(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
-)
-
-
-def _matches(pattern: str, value: str | None) -> bool:
-    """As CEL's `matches`, which searches; the patterns carry their own anchors. An absent value passes."""
-    # RE2's $ is the end of the text; Python's would also match before a last newline.
-    return value is None or re.search(pattern.replace("$", r"\Z"), value) is not None
-
-
-def _pattern(field: str, attribute: str, pattern: str, message: str, *, optional: bool = True) -> Rule:
-    test = f"self.{field}.matches('{pattern}')"
-    holds: Callable[[Any], bool] = lambda self: _matches(pattern, getattr(self, attribute))  # noqa: E731
-    return Rule(f"!has(self.{field}) || {test}" if optional else test, message, holds, field)
 
 
 def _of_hub(uri: str) -> bool:
@@ -59,15 +46,15 @@ def _scheme(prefix: str, pattern: str, message: str) -> Rule:
     return Rule(
         f"!self.uri.startsWith('{prefix}') || self.uri.matches('{pattern}')",
         message,
-        lambda model: not model.uri.startswith(prefix) or _matches(pattern, model.uri),
+        lambda model: not model.uri.startswith(prefix) or matches(pattern, model.uri),
         "uri",
     )
 
 
 SECRET_KEY = (
-    _pattern("name", "name", _SUBDOMAIN, "must be the name of a Secret: a-z, 0-9, '-' and '.'", optional=False),
-    _pattern(
-        "key", "key", _SECRET_KEY, "must be a key of the Secret: letters, digits, '-', '_' and '.'", optional=False
+    pattern("name", "name", SUBDOMAIN, "must be the name of a Secret: a-z, 0-9, '-' and '.'", optional=False),
+    pattern(
+        "key", "key", KEY_OF_SECRET, "must be a key of the Secret: letters, digits, '-', '_' and '.'", optional=False
     ),
 )
 
@@ -75,34 +62,32 @@ MODEL = (
     Rule(
         "self.uri.matches('^(demo|file|pvc|hf)://')",
         "must start with demo://, file://, pvc:// or hf://; other model sources are not supported",
-        lambda model: _matches("^(demo|file|pvc|hf)://", model.uri),
+        lambda model: matches("^(demo|file|pvc|hf)://", model.uri),
         "uri",
     ),
     _scheme("demo://", "^demo://$", "write demo:// with nothing behind it: there is one demo model"),
     _scheme(
         "file://", "^file:///[^/]", "file:// needs an absolute path in the worker's image, as in file:///models/demo"
     ),
-    _scheme("pvc://", _CLAIM, "pvc:// needs the name of a volume claim, as in pvc://models/qwen3-8b"),
-    _scheme(
-        "hf://", _HUB_REPO, "hf:// needs ORG/NAME, as in hf://Qwen/Qwen3-8B; a branch or commit goes into revision"
-    ),
+    _scheme("pvc://", CLAIM, "pvc:// needs the name of a volume claim, as in pvc://models/qwen3-8b"),
+    _scheme("hf://", HUB_REPO, "hf:// needs ORG/NAME, as in hf://Qwen/Qwen3-8B; a branch or commit goes into revision"),
     Rule(
-        f"!self.uri.matches('{_CLIMBS}') && self.uri.matches('{_PATH}')",
+        f"!self.uri.matches('{CLIMBS}') && self.uri.matches('{PATH}')",
         "must not contain '..' or characters other than letters, digits and -_./:+@",
-        lambda model: not _matches(_CLIMBS, model.uri) and _matches(_PATH, model.uri),
+        lambda model: not matches(CLIMBS, model.uri) and matches(PATH, model.uri),
         "uri",
     ),
     _hub_only("revision", "revision", "remove it, or take the model from the hub"),
     _hub_only("cacheClaim", "cache_claim", "other models are not downloaded, so there is nothing to cache"),
     _hub_only("tokenSecret", "token_secret", "other models are not downloaded, so no token is used"),
     Rule(
-        f"!has(self.revision) || (self.revision.matches('{_REVISION}') && !self.revision.contains('..'))",
+        f"!has(self.revision) || (self.revision.matches('{REVISION}') && !self.revision.contains('..'))",
         "must be a branch, tag or commit: letters, digits and -_./ without '..'",
-        lambda model: model.revision is None or (_matches(_REVISION, model.revision) and ".." not in model.revision),
+        lambda model: model.revision is None or (matches(REVISION, model.revision) and ".." not in model.revision),
         "revision",
     ),
-    _pattern("name", "name", _MODEL_NAME, "must start with a letter or digit and hold only letters, digits and -_./:"),
-    _pattern("cacheClaim", "cache_claim", _DNS_LABEL, "must be the name of a volume claim: a-z, 0-9 and '-'"),
+    pattern("name", "name", MODEL_NAME, "must start with a letter or digit and hold only letters, digits and -_./:"),
+    pattern("cacheClaim", "cache_claim", DNS_LABEL, "must be the name of a volume claim: a-z, 0-9 and '-'"),
 )
 
 _PLAIN_RESOURCES = ("cpu", "memory", "ephemeral-storage")
@@ -184,9 +169,9 @@ ENGINE = (
 
 ACCESS = (
     Rule(
-        f"!has(self.keySets) || self.keySets.all(name, name.matches('{_DNS_LABEL}'))",
+        f"!has(self.keySets) || self.keySets.all(name, name.matches('{DNS_LABEL}'))",
         "names of key sets hold a-z, 0-9 and '-', and start and end with a letter or digit",
-        lambda access: all(_matches(_DNS_LABEL, name) for name in access.key_sets),
+        lambda access: all(matches(DNS_LABEL, name) for name in access.key_sets),
         "keySets",
     ),
     Rule(
@@ -211,14 +196,14 @@ TOLERATION = (
         "needs a key, or the operator Exists to tolerate every taint",
         lambda toleration: bool(toleration.key) or toleration.operator == "Exists",
     ),
-    _pattern("key", "key", _LABEL_KEY.replace("^", "^(", 1).replace("$", ")?$"), "must be the key of a taint"),
+    pattern("key", "key", LABEL_KEY.replace("^", "^(", 1).replace("$", ")?$"), "must be the key of a taint"),
     Rule(
         "self.operator != 'Exists' || !has(self.value) || self.value == ''",
         "takes no value with the operator Exists",
         lambda toleration: toleration.operator != "Exists" or not toleration.value,
         "value",
     ),
-    _pattern("value", "value", _LABEL_VALUE, "must be the value of a taint"),
+    pattern("value", "value", LABEL_VALUE, "must be the value of a taint"),
     Rule(
         "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
         "belongs to the effect NoExecute only",
@@ -228,13 +213,13 @@ TOLERATION = (
 )
 
 TEMPLATE = (
-    _pattern("image", "image", _IMAGE, "must be an image such as registry.example/team/worker:1.2"),
+    pattern("image", "image", IMAGE, "must be an image such as registry.example/team/worker:1.2"),
     Rule(
-        f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches('{_LABEL_KEY}') && "
-        f"self.nodeSelector[key].matches('{_LABEL_VALUE}'))",
+        f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches('{LABEL_KEY}') && "
+        f"self.nodeSelector[key].matches('{LABEL_VALUE}'))",
         "must hold label keys and values of nodes, such as kubernetes.io/arch: amd64",
         lambda template: all(
-            _matches(_LABEL_KEY, key) and _matches(_LABEL_VALUE, value) for key, value in template.node_selector.items()
+            matches(LABEL_KEY, key) and matches(LABEL_VALUE, value) for key, value in template.node_selector.items()
         ),
         "nodeSelector",
     ),
@@ -257,10 +242,10 @@ def _count_cel(part: str) -> str:
 
 
 SPEC = (
-    _pattern(
+    pattern(
         "accelerator",
         "accelerator",
-        f"^cpu$|{_ACCELERATOR}",
+        f"^cpu$|{ACCELERATOR}",
         "must be cpu or a device such as nvidia.com/gpu",
         optional=False,
     ),
@@ -279,9 +264,9 @@ INFERENCE_SERVICE = (
         lambda service: len(service.metadata.name) <= 40,
     ),
     Rule(
-        f"self.metadata.name.matches('{_SERVICE_NAME}')",
+        f"self.metadata.name.matches('{SERVICE_NAME}')",
         "metadata.name must start with a letter and hold only a-z, 0-9 and '-': a Service is named after it",
-        lambda service: _matches(_SERVICE_NAME, service.metadata.name),
+        lambda service: matches(SERVICE_NAME, service.metadata.name),
     ),
     Rule(
         "(has(self.spec.model.name) ? self.spec.model.name : self.metadata.name) == "
