@@ -19,6 +19,7 @@ SAMPLE = ROOT / "manifests/samples/demo-two-replicas.yaml"
 MODEL = "demo"
 PROMPT = "Return the"
 READY_SECONDS = 300
+_HOPELESS = ("ModelUnusable",)  # what no waiting mends
 _METRICS = f"/api/v1/namespaces/{NAMESPACE}/services/{MODEL}-workers:8001/proxy/metrics"
 
 
@@ -64,6 +65,9 @@ def _wait_until_ready(lab: Lab) -> None:
                 say(f"   {name}={told[0]} ({told[1]}) {told[2]}".rstrip())
         if ready:
             return
+        broken = conditions.get("Degraded", {})
+        if broken.get("reason") in _HOPELESS:
+            raise Failure(f"InferenceService {MODEL} cannot become Ready: {broken['message']}", _autopsy(lab))
         if time.monotonic() > deadline:
             raise Failure(f"InferenceService {MODEL} is not Ready after {READY_SECONDS} s", _autopsy(lab))
         time.sleep(0.5)
