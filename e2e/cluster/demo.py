@@ -19,7 +19,7 @@ SAMPLE = ROOT / "manifests/samples/demo-two-replicas.yaml"
 MODEL = "demo"
 PROMPT = "Return the"
 READY_SECONDS = 300
-_HOPELESS = ("ModelUnusable",)  # what no waiting mends
+_HOPELESS = ("ModelUnusable",)  # reasons that no waiting mends
 _METRICS = f"/api/v1/namespaces/{NAMESPACE}/services/{MODEL}-workers:8001/proxy/metrics"
 
 
@@ -56,6 +56,7 @@ def _wait_until_ready(lab: Lab) -> None:
     """Prints each condition as it changes until Ready is True for the present spec."""
     deadline = time.monotonic() + READY_SECONDS
     seen: dict[str, tuple[str, str, str]] = {}
+    hopeless_since: float | None = None
     while True:
         conditions, ready = _conditions()
         for name, condition in conditions.items():
@@ -66,7 +67,9 @@ def _wait_until_ready(lab: Lab) -> None:
         if ready:
             return
         broken = conditions.get("Degraded", {})
-        if broken.get("reason") in _HOPELESS:
+        hopeless_since = hopeless_since or time.monotonic() if broken.get("reason") in _HOPELESS else None
+        # Not at once: the word may still be of the revision before.
+        if hopeless_since and time.monotonic() - hopeless_since > 30:
             raise Failure(f"InferenceService {MODEL} cannot become Ready: {broken['message']}", _autopsy(lab))
         if time.monotonic() > deadline:
             raise Failure(f"InferenceService {MODEL} is not Ready after {READY_SECONDS} s", _autopsy(lab))
