@@ -1,101 +1,83 @@
-"""What every story shares: the cluster that is up, a namespace of its own, the gateway, and a dump when it fails.
+"""What the stories stand on: a cluster that `make e2e` brought up, a namespace a test, evidence after a failure."""
 
-Nothing here makes or changes the cluster: it reads where `python3 e2e/cluster up` left word of it, and refuses others.
-"""
-
+import base64
 import uuid
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import pytest
 
-from stories import GATEWAY, OPERATOR, RELEASE_NAMESPACE, Connection, Gateway, Kubectl, KubectlError, default_key
+from cluster_view import ClusterView, Connection, Release
+from stories import Gateway, until
 
-OURS = "inferenceservices,deployments,replicasets,pods,services,endpointslices,networkpolicies,poddisruptionbudgets"
-_FAILED = pytest.StashKey[bool]()
+RELEASE = "ryzanstein"
+EVIDENCE_CHARACTERS = 20_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every story is marked e2e, so that no fast run takes one up; a story may take longer than a fast test."""
-    for item in items:
-        if "e2e" in item.path.parts:
-            item.add_marker(pytest.mark.e2e)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(600))
+    stories = [item for item in items if "e2e" in item.path.relative_to(item.config.rootpath).parts]
+    for item in stories:
+        item.add_marker(pytest.mark.e2e)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remembers that a test failed, for the dump in its namespace's teardown."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Objects, events and logs go into the report of a test that failed, while they still exist."""
     report = yield
-    if report.failed:
-        item.stash[_FAILED] = True
+    view = getattr(item, "funcargs", {}).get("cluster")
+    if report.when == "call" and report.failed and isinstance(view, ClusterView):
+        report.sections.append(("evidence", evidence(view)))
     return report
 
 
-@pytest.fixture(scope="session")
-def connection() -> Connection:
-    """The cluster in use. A context that is not the project's own is refused unless `up` was pointed at it."""
-    found = Connection.read()
-    kubectl = Kubectl(found, "default")
-    current = kubectl("config", "current-context").strip()
-    if current != found.context:
-        pytest.exit(f"{found.kubeconfig} is set to context {current}, not to {found.context}: refusing to run", 4)
-    if kubectl("get", "--raw", "/readyz", "--request-timeout=10s") != "ok":
-        pytest.exit(f"the API server of {found.context} is not ready; run python3 e2e/cluster up", 4)
-    return found
+def evidence(view: ClusterView) -> str:
+    """What one looks at first, each part cut to its last characters; a part that cannot be had says why."""
+    release = Release(view.connection, RELEASE)
+    asked = [
+        (view, ("get", "rzi,deployments,replicasets,pods,services,endpointslices", "-o", "wide")),
+        (view, ("get", "rzi", "-o", "yaml")),
+        (view, ("get", "events", "--sort-by=.lastTimestamp")),
+        (view, ("logs", "-l", "ryzanstein.dev/inference-service", "--all-containers", "--prefix", "--tail=60")),
+        (release, ("get", "pods", "-o", "wide")),
+        (release, ("logs", "-l", "app.kubernetes.io/component=operator", "--prefix", "--tail=80")),
+        (release, ("logs", "-l", "app.kubernetes.io/component=gateway", "--prefix", "--tail=40")),
+    ]
+    parts = []
+    for kubectl, arguments in asked:
+        try:
+            said = kubectl.kubectl(*arguments)
+        except AssertionError as error:
+            said = str(error)
+        parts.append(f"$ kubectl {' '.join(arguments)}\n{said[-EVIDENCE_CHARACTERS:]}")
+    return "\n".join(parts)
 
 
 @pytest.fixture(scope="session")
-def release(connection: Connection) -> Kubectl:
-    """kubectl in the release's namespace, where operator and gateway run."""
-    return Kubectl(connection, RELEASE_NAMESPACE)
+def release() -> Release:
+    """The release that `make e2e` installed; a cluster that it did not prepare is left alone."""
+    view = Release(Connection.read(), RELEASE)
+    nodes = view.kubectl("get", "nodes", "-o", "name").split()
+    assert len(nodes) >= 3, f"the stories need two workers besides the control plane, not {nodes}"
+    return view
 
 
 @pytest.fixture(scope="session")
-def gateway(connection: Connection, release: Kubectl) -> Gateway:
-    """The gateway, with a key of the set `default`."""
-    return Gateway(connection.gateway, default_key(release))
+def gateway(release: Release) -> Gateway:
+    encoded = release.kubectl("get", "secret", f"{RELEASE}-default-key", "-o", "jsonpath={.data.key}")
+    return Gateway(release.connection.gateway, base64.b64decode(encoded).decode().strip())
 
 
 @pytest.fixture
-def kubectl(request: pytest.FixtureRequest, connection: Connection, release: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a namespace of the test's own, which enforces Pod Security `restricted` and goes with the test."""
-    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
+def cluster(release: Release) -> Iterator[ClusterView]:
+    """A namespace of its own that enforces Pod Security `restricted`; gone when the test is."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "ryzanstein.dev/e2e": "true"}
-    release.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
-    inside = Kubectl(connection, namespace)
-    try:
-        yield inside
-        if request.node.stash.get(_FAILED, False):
-            _dump(inside, release)
-    finally:
-        # Not waited for here: the next test has a namespace of its own, and names within it are its own too.
-        release("delete", "namespace", namespace, "--wait=false")
-
-
-def _dump(kubectl: Kubectl, release: Kubectl) -> None:
-    """Prints what the story left behind: objects, events, the logs of its pods, of the operator and of the gateway."""
-    _show(kubectl, "get", OURS, "-o", "wide")
-    _show(kubectl, "get", "inferenceservices", "-o", "yaml")
-    _show(kubectl, "get", "events", "--sort-by=.metadata.creationTimestamp")
-    for pod in _names(kubectl, "pods"):
-        _show(kubectl, "logs", pod, "--all-containers", "--tail=40")
-        _show(kubectl, "logs", pod, "--all-containers", "--previous", "--tail=20")
-    _show(release, "logs", OPERATOR, "--all-pods=true", "--tail=80")
-    _show(release, "logs", GATEWAY, "--all-pods=true", "--tail=40")
-
-
-def _names(kubectl: Kubectl, kind: str) -> list[str]:
-    try:
-        return kubectl("get", kind, "-o", "name").split()
-    except KubectlError:
-        return []
-
-
-def _show(kubectl: Kubectl, *words: str) -> None:
-    print(f"\n$ kubectl -n {kubectl.namespace} {' '.join(words)}")
-    try:
-        print(kubectl(*words))
-    except KubectlError as error:
-        print(error)
+    view = ClusterView(release.connection, name)
+    view.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield view
+    release.kubectl("delete", "namespace", name, "--wait=false")
+    # Two cores: the next test should not share them with this one's pods.
+    until(120, f"namespace {name} is empty", lambda: not view.items("pods", ""))

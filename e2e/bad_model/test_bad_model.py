@@ -65,7 +65,7 @@ def _writer(image: str) -> dict[str, Any]:
 
 @pytest.fixture
 def claim(cluster: ClusterView, release: Release) -> None:
-    cluster.apply(CLAIM, _writer(release.worker_image))
+    cluster.apply(CLAIM, _writer(release.connection.worker_image))
     until(120, "the models are written", lambda: cluster.get("pod", "writer")["status"].get("phase") == "Succeeded")
 
 

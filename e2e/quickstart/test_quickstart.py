@@ -30,11 +30,10 @@ def test_the_openai_client_streams_a_chat_through_the_gateway(cluster: ClusterVi
     cluster.wait_ready("chat", 240)
     with OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
         assert "chat" in [model.id for model in client.models.list()]
-        messages = [{"role": "user", "content": "What does json.dumps do?"}]
         chunks = list(
             client.chat.completions.create(
                 model="chat",
-                messages=messages,  # type: ignore[arg-type]  # the client wants its own TypedDict
+                messages=[{"role": "user", "content": "What does json.dumps do?"}],
                 max_tokens=32,
                 temperature=0,
                 stream=True,

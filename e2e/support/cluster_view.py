@@ -1,10 +1,13 @@
 """kubectl, with deadlines: one view on a test's namespace, one on the release that all tests share."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from stories import Manifest, conditions, is_true, until
 
@@ -16,16 +19,41 @@ class KubectlError(AssertionError):
     """kubectl refused; its words."""
 
 
+def _cache() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("RYZANSTEIN_CACHE") or home / "ryzanstein")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where `python3 e2e/cluster up` says the cluster and the gateway are."""
+
+    kubeconfig: str
+    context: str
+    gateway: str
+    worker_image: str
+
+    @classmethod
+    def read(cls) -> Self:
+        """Raises LookupError when no cluster is up."""
+        file = _cache() / "state" / os.environ.get("RYZANSTEIN_CLUSTER", "ryz") / "connection.json"
+        if not file.exists():
+            raise LookupError("no cluster is up; `make e2e` brings one up (python3 e2e/cluster up)")
+        return cls(**json.loads(file.read_text()))
+
+
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl in one namespace of one context."""
+    """kubectl in one namespace of that cluster, whatever the user's current context is."""
 
-    context: str
+    connection: Connection
     namespace: str
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl printed. Raises KubectlError with its words when it fails."""
-        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        program = shutil.which("kubectl") or str(_cache() / "bin/kubectl")
+        place = [f"--kubeconfig={self.connection.kubeconfig}", f"--context={self.connection.context}"]
+        command = [program, *place, f"--namespace={self.namespace}", *arguments]
         run = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False)
         if run.returncode != 0:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {run.stderr.strip()}")
@@ -72,12 +100,6 @@ class ClusterView(Kubectl):
 
 class Release(Kubectl):
     """The namespace of the Helm release: operator and gateway."""
-
-    @property
-    def worker_image(self) -> str:
-        operator = self.items("deployments", "app.kubernetes.io/component=operator")[0]
-        environment = operator["spec"]["template"]["spec"]["containers"][0]["env"]
-        return str(next(entry["value"] for entry in environment if entry["name"] == "RYZANSTEIN_WORKER_IMAGE"))
 
     def operator_writes(self) -> int:
         """Writes to the API server, counted by the operator pods themselves."""
