@@ -156,3 +156,5 @@ def stop_private(lab: Lab) -> None:
                 time.sleep(0.2)
     if lab.netns.exists():
         ask(["ip", "netns", "del", lab.name])
+    if not answers(lab):
+        shutil.rmtree(f"/run/{lab.name}-docker", ignore_errors=True)
