@@ -17,10 +17,9 @@ from lab import NAMESPACE, RELEASE, ROOT, Lab
 
 SAMPLE = ROOT / "manifests/samples/demo-two-replicas.yaml"
 MODEL = "demo"
-PROMPT = "Return the"
+PROMPT = "If the optional argument"
 READY_SECONDS = 300
 _HOPELESS = ("ModelUnusable",)  # reasons that no waiting mends
-_METRICS = f"/api/v1/namespaces/{NAMESPACE}/services/{MODEL}-workers:8001/proxy/metrics"
 
 
 def show(lab: Lab, connection: release.Connection, offline: bool) -> None:
@@ -147,7 +146,8 @@ def _farewell(lab: Lab, connection: release.Connection, offline: bool) -> None:
         f'curl -N {connection.gateway}/v1/completions -H "Authorization: Bearer $KEY" '
         f"-H 'Content-Type: application/json' -d {shlex.quote(body)}",
         f"kubectl get inferenceservices,pods -n {NAMESPACE}",
-        f"kubectl get --raw {_METRICS} | grep ^ryzanstein    # a worker's; gateway and operator have theirs too",
+        f"kubectl port-forward -n {NAMESPACE} deployment/{MODEL} 8001 >/dev/null & sleep 1",
+        "curl -s 127.0.0.1:8001/metrics | grep ^ryzanstein    # a worker's; gateway and operator have theirs too",
     ]
     say("\nTry it (context " + connection.context + " is in your kubeconfig):\n\n" + "\n".join(lines))
     say(

@@ -29,7 +29,7 @@ def _ingress(settings: Settings) -> list[Manifest]:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
         "podSelector": {"matchLabels": dict(settings.gateway_labels)},
     }
-    rules = [{"from": [gateway], "ports": [_tcp(API_PORT), _tcp(HEALTH_PORT)]}]
+    rules = [{"from": [gateway], "ports": [_tcp(API_PORT)]}]
     if settings.metrics_namespace_labels:
         scraper = {"namespaceSelector": {"matchLabels": dict(settings.metrics_namespace_labels)}}
         rules.append({"from": [scraper], "ports": [_tcp(HEALTH_PORT)]})

@@ -71,7 +71,7 @@ def test_only_the_gateway_reaches_a_worker_and_a_worker_reaches_nothing() -> Non
             "podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
         }
     ]
-    assert [port["port"] for port in rule["ports"]] == [8000, 8001]
+    assert [port["port"] for port in rule["ports"]] == [8000]
     assert found["egress"] == []
     assert policy(model={"uri": "pvc://models"})["egress"] == []
 
