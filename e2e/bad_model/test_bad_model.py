@@ -35,7 +35,7 @@ CASES = [
     ("pvc://models/shape", 1, "Ready", "shape"),
     ("pvc://models/missing", 1, "Ready", "safetensors"),
     ("demo://", 3, "Ready", "3"),
-    ("pvc://absent/model", 1, "CapacityAvailable", "absent"),
+    ("pvc://absent/model", 1, "ModelCached", "absent"),
 ]
 
 
