@@ -40,6 +40,10 @@ class Addresses:
         addresses |= {entry["ip"] for entry in kubernetes["items"][1]["subsets"][0]["addresses"]}
         return cls(pods, addresses)
 
+    def caller(self, address: str) -> str:
+        """The API server never calls ours, but the node it runs on carries what comes in by a node port."""
+        return flows.NODE if address in self.api_server else self.party(address)
+
     def party(self, address: str) -> str:
         if address in self.api_server:
             return flows.APISERVER
@@ -73,7 +77,7 @@ def _seen(view: Release | ClusterView, selector: str, who: Addresses) -> set[tup
             continue  # on its way out
         for local, local_port, remote, remote_port in connections:
             if local_port in SERVED:
-                seen.add((who.party(remote), who.party(local), local_port, "TCP"))
+                seen.add((who.caller(remote), who.party(local), local_port, "TCP"))
             else:
                 seen.add((who.party(local), who.party(remote), remote_port, "TCP"))
     return seen

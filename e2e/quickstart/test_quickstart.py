@@ -6,7 +6,7 @@ from openai import OpenAI
 from cluster_view import ClusterView
 from stories import Gateway, conditions, is_true, service, until
 
-PROMPTS = ["Return a list of", "Raise ValueError if", "The default value is"]
+PROMPTS = ["Return a list of", "If the optional argument", "The default value is"]
 
 
 def test_two_replicas_of_two_ranks_on_two_nodes_reply_as_one_rank_does(cluster: ClusterView, gateway: Gateway) -> None:
