@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) e2e/cluster
 CACHE := $(or $(RYZANSTEIN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ryzanstein)
-# Tests that need no cluster but programs of its build: a real API server, Helm.
-NEEDS_PROGRAMS := apiserver or helm
+# Tests that need no cluster but programs of its build (a real API server, Helm) or minutes (groups of real ranks).
+LATER := apiserver or helm or ranks
 export RYZANSTEIN_KUBE_BIN ?= $(CACHE)/bin
 # More arguments for python3 e2e/cluster, such as --mode offline or --kubeconfig FILE --registry PREFIX.
 CLUSTER_ARGS ?=
@@ -30,7 +30,7 @@ test: lint verify test-fast e2e ## All of it, in CI's order: lint, verify, fast 
 .PHONY: test-fast
 test-fast: venv ## Tests that need no cluster, with coverage; under two minutes
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest tests --cov --cov-report= -m "not gpu and not ($(NEEDS_PROGRAMS))" --durations=10
+	$(BIN)/python -m pytest tests --cov --cov-report= -m "not gpu and not ($(LATER))" -n 2 --dist loadfile --durations=10
 	$(BIN)/python scripts/coverage_gate.py
 
 .PHONY: lint
@@ -62,7 +62,7 @@ image: ## Builds the images of operator, gateway and worker, and prints their na
 .PHONY: e2e
 e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests that need a real API server or Helm
 	$(CLUSTER) up $(CLUSTER_ARGS)
-	$(BIN)/python -m pytest e2e tests -m "e2e or $(NEEDS_PROGRAMS)" --durations=10
+	$(BIN)/python -m pytest e2e tests -m "e2e or $(LATER)" --durations=10
 
 .PHONY: bench
 bench: venv ## Two ranks against one, sixteen requests together against one after another

@@ -16,7 +16,7 @@ from ryzanstein_worker.engine.request import AddRequest, TokenOutput
 from ryzanstein_worker.errors import ConfigError
 from tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.ranks]
 
 PROMPT = [5, 9, 200, 31, 7, 7, 120, 44, 3, 250, 17, 60, 81, 2, 99, 12, 8, 300, 41, 6]
 

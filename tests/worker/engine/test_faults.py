@@ -20,6 +20,8 @@ from ryzanstein_worker.config import EngineConfig
 from ryzanstein_worker.engine.engine import Engine, GroupLostError
 from tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.ranks
+
 PROMPT = list(range(10, 40))
 SUPPORT = Path(__file__).parents[2] / "support"
 

@@ -66,6 +66,7 @@ def test_prefill_chunks_decode_and_mixed_batches_give_the_logits_of_transformers
         torch.testing.assert_close(torch.cat(logits), expected, **TOLERANCE)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_ranks_give_the_logits_and_the_greedy_tokens_of_one(
     case: Case, built: Built, two_ranks: dict[int, dict[str, torch.Tensor]]

@@ -14,7 +14,8 @@ from ryzanstein_worker.parallel.group import SINGLE, Group
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.timeout(120)  # real processes that import torch: seconds here, a minute on a busy machine
+# Real processes that import torch: seconds here, a minute on a busy machine.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.ranks]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, HEADER_NOT_
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
+pytestmark = pytest.mark.ranks
+
 LONG = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "stream": True}
 
 

@@ -1,5 +1,6 @@
 """Bad and hostile requests: each gets a 4xx of OpenAI's shape, and a good request beside them notices nothing."""
 
+import contextlib
 import gzip
 import json
 import socket
@@ -210,7 +211,7 @@ def test_a_lone_surrogate_in_a_chat_is_refused_in_streams_too(http: httpx.Client
 
 @pytest.mark.parametrize(("headers", "content", "status"), [
     ({"content-type": "text/plain"}, b"{}", 415),
-    ({"content-type": "application/json", "content-encoding": "gzip"}, gzip.compress(b" " * 1_000_000), 415),
+    ({"content-type": "application/json", "content-encoding": "gzip"}, gzip.compress(b" " * 1_000_000, mtime=0), 415),
     ({"content-type": "application/json", "content-length": str(64 << 20)}, b"", 413),
     ({"content-type": "application/json", "x-ryzanstein-cache-salt": "zz"}, b"{}", 400),
     ({"content-type": "application/json", "x-ryzanstein-cache-salt": "a" * 66}, b"{}", 400),
@@ -277,7 +278,8 @@ def _raw(worker: WorkerProcess, request: bytes) -> bytes:
             answer = connection.recv(65536)
         except ConnectionResetError:
             answer = b""
-        connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the worker has hung up first
+            connection.shutdown(socket.SHUT_RDWR)
         sender.join(timeout=10)
         return answer
 
