@@ -44,9 +44,6 @@ EXIT_GROUP_LOST: Final = 70
 EXIT_UNAVAILABLE: Final = 69
 """EX_UNAVAILABLE: a model source could not be reached; worth another try."""
 
-# --- Model URIs ------------------------------------------------------------------------------------
-URI_SCHEMES: Final = ("demo", "file", "pvc", "hf")
-
 # --- Labels and annotations ------------------------------------------------------------------------
 API_GROUP: Final = "ryzanstein.dev"
 API_VERSION: Final = "v1alpha1"
@@ -69,7 +66,6 @@ ROUTES_VERSION: Final = 1
 DEFAULT_KEY_SET: Final = "default"
 
 # --- Metrics: vLLM's suffixes and timing rules under our prefix ---------------------------------------
-METRIC_PREFIX: Final = "ryzanstein_"
 NUM_REQUESTS_RUNNING: Final = "ryzanstein_num_requests_running"
 NUM_REQUESTS_WAITING: Final = "ryzanstein_num_requests_waiting"
 KV_CACHE_USAGE_PERC: Final = "ryzanstein_kv_cache_usage_perc"
