@@ -19,7 +19,7 @@ from lab import ROOT, Lab, digest
 PARTS = ("operator", "gateway", "worker")
 SIZE_LIMITS = {"operator": 250_000_000, "gateway": 250_000_000}
 _SUITE = "trixie"
-_PYTHON = ("python3", "python3-venv", "ca-certificates")
+_PYTHON = ("python3", "python3-venv", "ca-certificates", "tini")
 _TORCH = (*_PYTHON, "python3-torch")
 
 
