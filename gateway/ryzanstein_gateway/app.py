@@ -1,12 +1,11 @@
 """The gateway's HTTP application: plain ASGI, a route table, one way in.
 
 Every request passes the key check before anything else is looked at. Knows the API's paths and the order of steps;
-the steps themselves live in auth, limits, fleet and proxy.
+the steps themselves live in auth, limits and pipeline.
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,17 +16,15 @@ from ryzanstein_gateway.auth import ANYONE, Principal, authenticate
 from ryzanstein_gateway.errors import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
-    MODEL_NOT_FOUND,
     UNKNOWN_URL,
     Refusal,
     Refused,
 )
 from ryzanstein_gateway.exchange import Exchange, Receive, Reply, Scope, Send
 from ryzanstein_gateway.fleet import Fleet
-from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, model_of, read_body
-from ryzanstein_gateway.logs import AccessEntry, log_access
+from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, read_body
 from ryzanstein_gateway.metrics import Metrics
-from ryzanstein_gateway.proxy import Errand, Proxy
+from ryzanstein_gateway.pipeline import Pipeline, read_generation
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings
 from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, MODELS
@@ -68,7 +65,7 @@ class App:
     def __init__(
         self,
         fleet: Fleet,
-        proxy: Proxy,
+        pipeline: Pipeline,
         metrics: Metrics,
         settings: Settings,
         *,
@@ -76,7 +73,7 @@ class App:
         draining: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
-        self._proxy = proxy
+        self._pipeline = pipeline
         self._metrics = metrics
         self._settings = settings
         self._digests = digests
@@ -96,7 +93,7 @@ class App:
             _log.exception("request %s failed", exchange.request_id)
             await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))
         finally:
-            self._account(exchange)
+            self._pipeline.account(exchange)
 
     async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive) -> None:
         principal = self._authenticate(exchange)
@@ -127,11 +124,8 @@ class App:
             max_bytes=self._settings.max_body_bytes,
             timeout_seconds=self._settings.body_timeout_seconds,
         )
-        route = self._find(model_of(body), call.principal)
-        exchange.model = route.model
-        errand = Errand(route, body, call.principal.cache_salt)
-        with self._metrics.in_flight.labels(route.model).track_inprogress():
-            await while_client_stays(call.receive, self._proxy.forward(errand, exchange, call.reply))
+        generation = read_generation(exchange.path, body, call.principal)
+        await while_client_stays(call.receive, self._pipeline.run(generation, exchange, call.reply))
 
     async def list_models(self, call: Call) -> None:
         """GET of every model that the key may use."""
@@ -140,37 +134,8 @@ class App:
 
     async def get_model(self, call: Call) -> None:
         """GET of one model; its name may hold slashes."""
-        route = self._find(call.exchange.path.removeprefix(MODELS + "/"), call.principal)
+        route = self._pipeline.find(call.exchange.path.removeprefix(MODELS + "/"), call.principal)
         await call.reply.json(200, msgspec.json.encode(_model_object(route)))
-
-    def _find(self, model: str, principal: Principal) -> Route:
-        route = self._fleet.table.find(model, principal.key_sets)
-        if route is None:
-            raise Refused(MODEL_NOT_FOUND)
-        return route
-
-    def _account(self, exchange: Exchange) -> None:
-        now = time.perf_counter()
-        first_byte = None if exchange.first_byte is None else exchange.first_byte - exchange.began
-        self._metrics.requests.labels(exchange.model, str(exchange.status)).inc()
-        if exchange.model:
-            self._metrics.duration.labels(exchange.model).observe(now - exchange.began)
-            if first_byte is not None:
-                self._metrics.first_byte.labels(exchange.model).observe(first_byte)
-        log_access(
-            AccessEntry(
-                request_id=exchange.request_id,
-                method=exchange.method,
-                path=exchange.path[:256],
-                status=exchange.status,
-                duration_ms=round((now - exchange.began) * 1000, 3),
-                model=exchange.model,
-                endpoint=exchange.endpoint,
-                tries=exchange.tries,
-                first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
-                outcome=exchange.outcome,
-            )
-        )
 
 
 RULES: Final = (

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ryzanstein_gateway.errors import Refusal
 from ryzanstein_gateway.protocol import ABORT
@@ -46,6 +46,31 @@ class Exchange:
         given = next((value for name, value in headers if name == REQUEST_ID), b"")
         request_id = given.decode() if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         return cls(method=scope["method"], path=scope["path"], headers=headers, request_id=request_id)
+
+
+class Outlet(Protocol):
+    """Where a reply goes, whatever the protocol: HTTP's Reply here, a message of a WebSocket, a gRPC call."""
+
+    @property
+    def started(self) -> bool:
+        """Whether anything went out. From then on no other status can be said."""
+        ...
+
+    async def start(self, status: int, headers: Iterable[Header]) -> None:
+        """Status and headers; comes before the first byte of the body."""
+        ...
+
+    async def write(self, chunk: bytes) -> None:
+        """A piece of the body: of an event stream always whole events. Waits while the client reads slowly."""
+        ...
+
+    async def end(self) -> None:
+        """The body is complete."""
+        ...
+
+    async def cut(self, refusal: Refusal, *, event_stream: bool) -> None:
+        """The body cannot be completed: say why where that can be said."""
+        ...
 
 
 class Reply:

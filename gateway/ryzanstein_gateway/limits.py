@@ -4,7 +4,7 @@ Knows ASGI's receive and JSON; knows nothing of models, keys or upstreams.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -81,13 +81,18 @@ async def read_body(receive: Receive, *, max_bytes: int, timeout_seconds: float)
         raise Refused(BODY_TOO_SLOW) from None
 
 
-def model_of(body: bytes) -> str:
-    """The `model` of a request body. Raises Refused: no JSON object, nested too deeply, a key twice, no model."""
+def members_of(body: bytes) -> dict[str, msgspec.Raw]:
+    """The members of a body's object, none of them parsed. Raises Refused: no object, too deep, a key twice."""
     members = _decode(_DECODER, body, NOT_JSON)
     values = {key.name: value for key, value in members.items()}
     if len(values) != len(members):
         raise Refused(DUPLICATE_KEYS)
-    model = _decode(_STRING, values.get("model", b"null"), NO_MODEL)
+    return values
+
+
+def model_of(members: Mapping[str, msgspec.Raw]) -> str:
+    """The `model` that a body names. Raises Refused where it names none."""
+    model = _decode(_STRING, members.get("model", b"null"), NO_MODEL)
     if not 0 < len(model) <= MAX_MODEL_CHARACTERS:
         raise Refused(NO_MODEL)
     return model

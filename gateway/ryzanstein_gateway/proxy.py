@@ -24,7 +24,7 @@ from ryzanstein_gateway.errors import (
     Refusal,
     Refused,
 )
-from ryzanstein_gateway.exchange import Exchange, Header, Reply
+from ryzanstein_gateway.exchange import Exchange, Header, Outlet
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.routes import Route
@@ -62,6 +62,7 @@ class Errand:
     """What is to be sent: the body as it came, to whichever replica of the route."""
 
     route: Route
+    path: str
     body: bytes
     cache_salt: str
 
@@ -88,7 +89,7 @@ class Proxy:
         self._metrics = metrics
         self._limit = settings.request_timeout_seconds
 
-    async def forward(self, errand: Errand, exchange: Exchange, reply: Reply) -> None:
+    async def forward(self, errand: Errand, exchange: Exchange, reply: Outlet) -> None:
         """Send the errand, to another replica as long as none has begun it. Raises Refused before any byte went out."""
         relay = Relay(reply, exchange)
         try:
@@ -125,7 +126,7 @@ class Proxy:
         raise Refused(OVERLOADED if reason is NotStarted.OVERLOADED else NO_REPLICA)
 
     async def _try(self, endpoint: Endpoint, errand: Errand, exchange: Exchange, relay: "Relay") -> NotStarted | None:
-        url = URL(f"http://{endpoint.host}:{errand.route.port}{exchange.path}", encoded=True)
+        url = URL(f"http://{endpoint.host}:{errand.route.port}{errand.path}", encoded=True)
         headers = dict(_headers_up(exchange, errand))
         try:
             response = await self._session.post(url, data=errand.body, headers=headers, allow_redirects=False)
@@ -142,7 +143,7 @@ class Proxy:
 class Relay:
     """Passes one response on. Status and headers wait for the first byte of the body: until then 502 can be said."""
 
-    def __init__(self, reply: Reply, exchange: Exchange) -> None:
+    def __init__(self, reply: Outlet, exchange: Exchange) -> None:
         self._reply = reply
         self._exchange = exchange
         self._event_stream = False

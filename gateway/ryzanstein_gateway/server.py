@@ -19,6 +19,7 @@ from ryzanstein_gateway.fleet import Fleet, RouteStore
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.metrics import Metrics, View
+from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.protocol import bounded_protocol
 from ryzanstein_gateway.proxy import Proxy, open_session
 from ryzanstein_gateway.routes import ConfigMap
@@ -83,7 +84,8 @@ class Gateway:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
-            server = self._server(Proxy(self._fleet, session, self._metrics, self._settings))
+            proxy = Proxy(self._fleet, session, self._metrics, self._settings)
+            server = self._server(Pipeline(self._fleet, proxy, self._metrics))
             drain = background.create_task(self._drain(stop, server))
             await server.serve(sockets=[self._socket])
             for task in (*chores, drain):
@@ -117,10 +119,10 @@ class Gateway:
             )
         )
 
-    def _server(self, proxy: Proxy) -> _Server:
+    def _server(self, pipeline: Pipeline) -> _Server:
         app = App(
             self._fleet,
-            proxy,
+            pipeline,
             self._metrics,
             self._settings,
             digests=lambda: self._keys.digests,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway_world import KEY, World, open_world
 from ryzanstein_gateway.errors import Refused
-from ryzanstein_gateway.limits import model_of
+from ryzanstein_gateway.limits import members_of, model_of
 
 DEEP = 100_000
 
@@ -89,14 +89,14 @@ def test_model_is_found_in_any_json_object_as_json_reads_it(body: dict[str, Any]
             data = text.encode()
         except UnicodeEncodeError:  # a lone surrogate is no UTF-8
             continue
-        assert model_of(data) == model
+        assert model_of(members_of(data)) == model
 
 
 @given(data=st.binary(max_size=200))
 @settings(deadline=None, max_examples=50)
 def test_any_bytes_are_refused_or_name_a_model(data: bytes) -> None:
     try:
-        model = model_of(data)
+        model = model_of(members_of(data))
     except Refused as refused:
         status = refused.refusal.status
     else:

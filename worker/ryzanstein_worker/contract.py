@@ -11,14 +11,20 @@ API_PORT: Final = 8000
 """The OpenAI-compatible API, of a worker and of the gateway alike."""
 HEALTH_PORT: Final = 8001
 """Probes and metrics, served by a thread of its own so that a busy event loop cannot hide them."""
+GRPC_PORT: Final = 8002
+"""The gRPC API (proto/), of a worker and of the gateway alike."""
 
 # --- HTTP paths --------------------------------------------------------------------------------
 HEALTH_LIVE: Final = "/health/live"
 HEALTH_READY: Final = "/health/ready"
+HEALTH_STATUS: Final = "/health/status"
+"""On HEALTH_PORT of a worker: what the gateway asks each second, as JSON; see server/health.py."""
 METRICS: Final = "/metrics"
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
+REALTIME: Final = "/v1/realtime/completions"
+"""The gateway's WebSocket."""
 
 # --- HTTP headers ------------------------------------------------------------------------------
 HEADER_REQUEST_ID: Final = "x-request-id"
@@ -27,6 +33,21 @@ HEADER_CACHE_SALT: Final = "x-ryzanstein-cache-salt"
 The gateway removes what a client sends under this name."""
 HEADER_NOT_STARTED: Final = "x-ryzanstein-not-started"
 """On a worker's 503: "draining" or "overloaded". The request has not been started, another replica may take it."""
+
+# --- The journal: what lets another replica continue a stream (docs/failover.md) ----------------------
+HEADER_JOURNAL: Final = "x-ryzanstein-journal"
+"""Asked for by the gateway with "1" on a request that streams. The worker's reply then carries it as
+"<answer id> <created> <seed>", and the event stream has commit markers: comments that the gateway takes out."""
+MARK_COMMIT: Final = b":c "
+"""":c <choice> <cached prompt tokens> <token id> ...", after the events (if any) that these tokens of one choice gave.
+Events are handed to a client only with their marker, so what was delivered and what is known never differ."""
+MARK_LOST_CRASH: Final = b":lost crash"
+MARK_LOST_DRAIN: Final = b":lost drain"
+"""The last event of a stream that this worker cannot end and another can continue: its engine is gone, or its time to
+drain is over. Nothing of the request itself was at fault."""
+CONTENT_TYPE_RESUME: Final = "application/vnd.ryzanstein.resume+json"
+"""A POST to the same path: {"request": the client's body, "resume": {"id", "created", "seed", "choices": [{"token_ids",
+"num_cached"}]}} goes on where the delivered tokens end."""
 
 # --- Environment, for what is not an argument -----------------------------------------------------
 ENV_LOG_LEVEL: Final = "RYZANSTEIN_LOG_LEVEL"

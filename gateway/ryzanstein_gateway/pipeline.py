@@ -1,0 +1,85 @@
+"""The way of every request to generate, whatever protocol it came by: find the model, admit, forward, account.
+
+REST, WebSocket and gRPC each make a Generation and an Outlet; from here on they are alike.
+"""
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from ryzanstein_gateway.auth import Principal
+from ryzanstein_gateway.errors import MODEL_NOT_FOUND, Refused
+from ryzanstein_gateway.exchange import Exchange, Outlet
+from ryzanstein_gateway.fleet import Fleet
+from ryzanstein_gateway.limits import members_of, model_of
+from ryzanstein_gateway.logs import AccessEntry, log_access
+from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.proxy import Errand, Proxy
+from ryzanstein_gateway.routes import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request to generate: `path` says which of OpenAI's two APIs the body is of."""
+
+    path: str
+    body: bytes
+    model: str
+    stream: bool
+    principal: Principal
+
+
+def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
+    """What the gateway needs to know of a body. Raises Refused for one that no worker could take."""
+    members = members_of(body)
+    stream = members.get("stream") == msgspec.Raw(b"true")
+    return Generation(path, body, model_of(members), stream, principal)
+
+
+class Pipeline:
+    """One for the process."""
+
+    def __init__(self, fleet: Fleet, proxy: Proxy, metrics: Metrics) -> None:
+        self._fleet = fleet
+        self._proxy = proxy
+        self._metrics = metrics
+
+    def find(self, model: str, principal: Principal) -> Route:
+        """The route of a model. Raises Refused where there is none for this key."""
+        route = self._fleet.table.find(model, principal.key_sets)
+        if route is None:
+            raise Refused(MODEL_NOT_FOUND)
+        return route
+
+    async def run(self, generation: Generation, exchange: Exchange, outlet: Outlet) -> None:
+        """From the route to the reply's last byte. Raises Refused before any byte went out."""
+        route = self.find(generation.model, generation.principal)
+        exchange.model = route.model
+        errand = Errand(route, generation.path, generation.body, generation.principal.cache_salt)
+        with self._metrics.in_flight.labels(route.model).track_inprogress():
+            await self._proxy.forward(errand, exchange, outlet)
+
+    def account(self, exchange: Exchange) -> None:
+        """One count and one line of the access log, once a request has ended in whatever way."""
+        now = time.perf_counter()
+        first_byte = None if exchange.first_byte is None else exchange.first_byte - exchange.began
+        self._metrics.requests.labels(exchange.model, str(exchange.status)).inc()
+        if exchange.model:
+            self._metrics.duration.labels(exchange.model).observe(now - exchange.began)
+            if first_byte is not None:
+                self._metrics.first_byte.labels(exchange.model).observe(first_byte)
+        log_access(
+            AccessEntry(
+                request_id=exchange.request_id,
+                method=exchange.method,
+                path=exchange.path[:256],
+                status=exchange.status,
+                duration_ms=round((now - exchange.began) * 1000, 3),
+                model=exchange.model,
+                endpoint=exchange.endpoint,
+                tries=exchange.tries,
+                first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
+                outcome=exchange.outcome,
+            )
+        )
