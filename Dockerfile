@@ -32,6 +32,7 @@ FROM ${BASE_IMAGE} AS gateway-build
 COPY scripts/install_in_image.sh requirements/gateway.txt build/wheels/gateway/*.whl /wheels/
 RUN sh /wheels/install_in_image.sh gateway
 COPY worker/ryzanstein_worker/__init__.py worker/ryzanstein_worker/contract.py /app/ryzanstein_worker/
+COPY proto/ryzanstein /app/ryzanstein
 COPY gateway/ryzanstein_gateway /app/ryzanstein_gateway
 RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
 
@@ -47,6 +48,7 @@ ENTRYPOINT ["/usr/bin/tini", "--", "python", "-m", "ryzanstein_gateway"]
 FROM ${WORKER_BASE_IMAGE} AS worker-build
 COPY scripts/install_in_image.sh requirements/worker.txt requirements/torch.txt build/wheels/worker/*.whl /wheels/
 RUN sh /wheels/install_in_image.sh worker
+COPY proto/ryzanstein /app/ryzanstein
 COPY worker/ryzanstein_worker /app/ryzanstein_worker
 RUN /opt/ryzanstein/bin/python -m compileall -q --invalidation-mode unchecked-hash /app
 

@@ -1,0 +1,1 @@
+"""The wire API as protocol buffers: what gateway, worker and clients of gRPC share."""
