@@ -5,13 +5,14 @@ Joins the watches' snapshots with the gateway's own observations. Makes no call;
 
 import itertools
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ryzanstein_gateway.balance import Endpoint, choose
-from ryzanstein_gateway.endpoints import EndpointStore
+from ryzanstein_gateway.balance import Candidate, Endpoint, Policy, choose
+from ryzanstein_gateway.endpoints import EndpointStore, ServiceKey
 from ryzanstein_gateway.routes import ConfigMap, Route, RoutesError, RouteTable, parse_routes
 
 SHUN_SECONDS: Final = 5.0
@@ -29,7 +30,7 @@ class Fleet:
         self._stores: list[EndpointStore] = []
         self._in_flight: dict[str, int] = {}
         self._shunned_until: dict[str, float] = {}
-        self._turns = itertools.count()
+        self._turns: dict[ServiceKey, itertools.count[int]] = {}
         self._clock = clock
 
     def add_store(self) -> EndpointStore:
@@ -50,13 +51,14 @@ class Fleet:
         """The endpoint to send to now, none of `tried`."""
         now = self._clock()
         self._shunned_until = {host: until for host, until in self._shunned_until.items() if until > now}
-        return choose(
-            self.endpoints(route),
-            in_flight=self._in_flight,
-            shunned=self._shunned_until,
-            tried=tried,
-            turn=next(self._turns),
-        )
+        untried = [self._candidate(one) for one in self.endpoints(route) if one.host not in tried]
+        turns = self._turns.setdefault((route.namespace, route.service), itertools.count())
+        choice = choose(untried, Policy.of(route.policy), turn=next(turns), draw=random.random())
+        return choice.endpoint if choice else None
+
+    def _candidate(self, endpoint: Endpoint) -> Candidate:
+        tier = 2 if endpoint.leaving else int(endpoint.host in self._shunned_until)
+        return Candidate(endpoint, self._in_flight.get(endpoint.host, 0), tier=tier)
 
     def shun(self, endpoint: Endpoint) -> None:
         """Remember that an endpoint refused a connection or said that it is draining."""

@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
+from ryzanstein_gateway.balance import Policy
 from ryzanstein_gateway.kube import Meta
-from ryzanstein_worker.contract import DEFAULT_KEY_SET, ROUTES_KEY, ROUTES_VERSION
+from ryzanstein_worker.contract import DEFAULT_KEY_SET, HEALTH_PORT, ROUTES_KEY, ROUTES_VERSION
 
 
 class RoutesError(Exception):
@@ -26,14 +27,34 @@ class ConfigMap(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True, rename="camel"):
-    """One model. `key_sets` empty means the key set `default`; `max_model_len` is in tokens."""
+    """One model. A row of an older operator lacks fields: each has its default; a newer one's that are not known here
+    are passed over.
+
+    Limits are of this gateway process, None where there is none. Those "per key" are of one API key on this model.
+    """
 
     model: str
     namespace: str
     service: str
     port: int
+    health_port: int = HEALTH_PORT
+    """Where the replicas tell how they are (contract.HEALTH_STATUS)."""
     key_sets: tuple[str, ...] = ()
+    """Empty means the key set `default`."""
     max_model_len: int | None = None
+    """Tokens of prompt and completion together."""
+    policy: str = Policy.ADAPTIVE.value
+    """One of balance.Policy; read it with Policy.of, which takes a word that is not known for the default."""
+    requests_per_minute: int | None = None
+    """Per key."""
+    tokens_per_minute: int | None = None
+    """Per key; tokens of prompts and completions together."""
+    max_concurrent_requests: int | None = None
+    """Per key; requests that are being forwarded."""
+    max_queued_requests: int = 256
+    """Of all keys together; requests that wait until a replica can take them. 0: none waits, it is refused at once."""
+    queue_timeout_seconds: int = 60
+    """How long one of them waits before it is refused."""
 
     def allows(self, key_sets: Set[str] | None) -> bool:
         """Whether a key of these sets may use the model; None is a gateway without authentication."""

@@ -1,49 +1,18 @@
-"""The pure parts by table: the choice of a replica, EndpointSlices, the route table, the settings."""
+"""The pure parts by table: EndpointSlices, the route table, the settings."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ryzanstein_gateway.balance import Endpoint, choose
+from ryzanstein_gateway.balance import Endpoint
 from ryzanstein_gateway.endpoints import EndpointSlice, EndpointStore, merge_slices
 from ryzanstein_gateway.fleet import SHUN_SECONDS, Fleet
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings, SettingsError, read_settings
 
-A, B, C = Endpoint("10.0.0.1"), Endpoint("10.0.0.2"), Endpoint("10.0.0.3", leaving=True)
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "in_flight", "shunned", "tried", "want"),
-    [
-        ((), {}, (), (), None),
-        ((A, B), {A.host: 1}, (), (), B),
-        ((A, B), {A.host: 1, B.host: 2}, (), (), A),
-        ((A, B), {B.host: 9}, (A.host,), (), B),
-        ((A, B), {}, (A.host, B.host), (A.host,), B),
-        ((A, B), {}, (), (A.host, B.host), None),
-        ((A, C), {A.host: 9}, (), (), A),
-        ((A, C), {A.host: 9}, (A.host,), (), A),
-        ((A, C), {}, (), (A.host,), C),
-        ((C,), {}, (C.host,), (), C),
-    ],
-)
-def test_choice(
-    endpoints: tuple[Endpoint, ...],
-    in_flight: Mapping[str, int],
-    shunned: tuple[str, ...],
-    tried: tuple[str, ...],
-    want: Endpoint | None,
-) -> None:
-    for turn in range(4):
-        assert choose(endpoints, in_flight=in_flight, shunned=shunned, tried=tried, turn=turn) == want
-
-
-def test_ties_go_round() -> None:
-    assert [choose((A, B), in_flight={}, turn=turn) for turn in range(4)] == [A, B, A, B]
+A, B = Endpoint("10.0.0.1"), Endpoint("10.0.0.2")
 
 
 def piece(name: str, *entries: dict[str, Any], kind: str = "IPv4", service: str = "s") -> EndpointSlice:
