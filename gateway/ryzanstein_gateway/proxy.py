@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
 from ryzanstein_gateway.balance import Endpoint
 from ryzanstein_gateway.errors import (
     NO_REPLICA,
@@ -29,23 +26,24 @@ from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings
+from ryzanstein_gateway.upstream import Broken, ConnectFailed, Pool, Response
 from ryzanstein_worker.contract import HEADER_CACHE_SALT, HEADER_NOT_STARTED, HEADER_REQUEST_ID
 
 MAX_TRIES: Final = 3
-_POOL_IDLE_SECONDS: Final = 3.0
-"""Below the 5 s after which servers commonly close an idle connection, so that none is used while it closes."""
 _DONE: Final = b"data: [DONE]"
 _TAIL_BYTES: Final = 32
-_EVENT_STREAM: Final = "text/event-stream"
+_EVENT_STREAM: Final = b"text/event-stream"
+_NOT_STARTED: Final = HEADER_NOT_STARTED.encode()
 
 # What goes up is a list of what may, so that no credential and no header of ours can slip through.
 _PASSED_UP: Final = frozenset({b"accept", b"content-type", b"traceparent", b"tracestate", b"user-agent"})
 _KEPT_BACK: Final = frozenset(
-    {
+    name.encode()
+    for name in (
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
         *("te", "trailer", "transfer-encoding", "upgrade"),  # hop by hop
         *("date", "server", HEADER_REQUEST_ID, HEADER_NOT_STARTED, HEADER_CACHE_SALT),  # ours to say
-    }
+    )
 )
 
 
@@ -67,27 +65,15 @@ class Errand:
     cache_salt: str
 
 
-def open_session(settings: Settings) -> aiohttp.ClientSession:
-    """The pool of connections to replicas. No proxy, no cookies, no redirects, bodies as they are."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_SECONDS, use_dns_cache=False),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_seconds),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        # An identity: what a replica compresses could not be passed on piece by piece.
-        headers={"accept-encoding": "identity"},
-    )
-
-
 class Proxy:
     """Forwards errands. One for the process; holds nothing of a request."""
 
-    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, pool: Pool, metrics: Metrics, settings: Settings) -> None:
         self._fleet = fleet
-        self._session = session
+        self._pool = pool
         self._metrics = metrics
         self._limit = settings.request_timeout_seconds
+        self._connect_timeout = settings.connect_timeout_seconds
 
     async def forward(self, errand: Errand, exchange: Exchange, reply: Outlet) -> None:
         """Send the errand, to another replica as long as none has begun it. Raises Refused before any byte went out."""
@@ -97,7 +83,7 @@ class Proxy:
                 await self._send_somewhere(errand, exchange, relay)
         except TimeoutError:
             await relay.fail(UPSTREAM_TIMEOUT)
-        except aiohttp.ClientError:
+        except Broken:
             await relay.fail(STREAM_CUT if reply.started else UPSTREAM_FAILED)
         except asyncio.CancelledError:
             # Either the client has left, and hears no more, or the gateway's time to drain is over.
@@ -126,17 +112,24 @@ class Proxy:
         raise Refused(OVERLOADED if reason is NotStarted.OVERLOADED else NO_REPLICA)
 
     async def _try(self, endpoint: Endpoint, errand: Errand, exchange: Exchange, relay: "Relay") -> NotStarted | None:
-        url = URL(f"http://{endpoint.host}:{errand.route.port}{errand.path}", encoded=True)
-        headers = dict(_headers_up(exchange, errand))
+        reply = self._pool.post(
+            endpoint.host,
+            errand.route.port,
+            errand.path,
+            list(_headers_up(exchange, errand)),
+            errand.body,
+            connect_timeout=self._connect_timeout,
+        )
         try:
-            response = await self._session.post(url, data=errand.body, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            async with reply as response:
+                said = response.header(_NOT_STARTED)
+                if response.status == 503 and said is not None:
+                    return (
+                        NotStarted.OVERLOADED if said == NotStarted.OVERLOADED.value.encode() else NotStarted.DRAINING
+                    )
+                await relay.run(response)
+        except ConnectFailed:
             return NotStarted.REFUSED
-        async with response:
-            said = response.headers.get(HEADER_NOT_STARTED)
-            if response.status == 503 and said is not None:
-                return NotStarted.OVERLOADED if said == NotStarted.OVERLOADED.value else NotStarted.DRAINING
-            await relay.run(response)
         return None
 
 
@@ -148,11 +141,12 @@ class Relay:
         self._exchange = exchange
         self._event_stream = False
 
-    async def run(self, response: aiohttp.ClientResponse) -> None:
-        """Pass on all of a response. Raises aiohttp.ClientError where the replica breaks off."""
-        self._event_stream = response.content_type == _EVENT_STREAM and response.status == 200
+    async def run(self, response: Response) -> None:
+        """Pass on all of a response. Raises Broken where the replica breaks off."""
+        content_type = response.header(b"content-type") or b""
+        self._event_stream = content_type.startswith(_EVENT_STREAM) and response.status == 200
         tail = b""
-        async for chunk in response.content.iter_any():
+        while chunk := await response.read():
             if not self._reply.started:
                 await self._reply.start(response.status, _headers_down(response))
             await self._reply.write(chunk)
@@ -160,7 +154,7 @@ class Relay:
                 tail = (tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         if self._event_stream and _DONE not in tail:
             # A stream that ends without saying so was broken off, whatever the transport says.
-            raise aiohttp.ClientPayloadError
+            raise Broken
         if not self._reply.started:
             await self._reply.start(response.status, _headers_down(response))
         await self._reply.end()
@@ -172,19 +166,15 @@ class Relay:
         await self._reply.cut(refusal, event_stream=self._event_stream)
 
 
-def _headers_up(exchange: Exchange, errand: Errand) -> Iterator[tuple[str, str]]:
+def _headers_up(exchange: Exchange, errand: Errand) -> Iterator[Header]:
     for name, value in exchange.headers:
         if name in _PASSED_UP:
-            yield name.decode("latin-1"), value.decode("latin-1")
-    yield HEADER_REQUEST_ID, exchange.request_id
+            yield name, value
+    yield HEADER_REQUEST_ID.encode(), exchange.request_id.encode()
     if errand.cache_salt:
-        yield HEADER_CACHE_SALT, errand.cache_salt
+        yield HEADER_CACHE_SALT.encode(), errand.cache_salt.encode()
 
 
-def _headers_down(response: aiohttp.ClientResponse) -> list[Header]:
-    named = {token.strip().lower() for token in response.headers.get("connection", "").split(",")}
-    return [
-        (name.lower(), value)
-        for name, value in response.raw_headers
-        if (text := name.decode("latin-1").lower()) not in _KEPT_BACK and text not in named
-    ]
+def _headers_down(response: Response) -> list[Header]:
+    named = {token.strip().lower() for token in (response.header(b"connection") or b"").split(b",")}
+    return [(name, value) for name, value in response.headers if name not in _KEPT_BACK and name not in named]

@@ -21,9 +21,10 @@ from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.metrics import Metrics, View
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.protocol import bounded_protocol
-from ryzanstein_gateway.proxy import Proxy, open_session
+from ryzanstein_gateway.proxy import Proxy
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
+from ryzanstein_gateway.upstream import Pool
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
 
 _BEAT_SECONDS: Final = 1.0
@@ -78,13 +79,13 @@ class Gateway:
             self._health.start()
             stack.callback(self._health.stop)
             api = await stack.enter_async_context(await open_client())
-            session = await stack.enter_async_context(open_session(self._settings))
+            pool = await stack.enter_async_context(Pool())
             self._keys.refresh()
             self._watch(api)
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
-            proxy = Proxy(self._fleet, session, self._metrics, self._settings)
+            proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             server = self._server(Pipeline(self._fleet, proxy, self._metrics))
             drain = background.create_task(self._drain(stop, server))
             await server.serve(sockets=[self._socket])

@@ -33,6 +33,9 @@ HEADER_CACHE_SALT: Final = "x-ryzanstein-cache-salt"
 The gateway removes what a client sends under this name."""
 HEADER_NOT_STARTED: Final = "x-ryzanstein-not-started"
 """On a worker's 503: "draining" or "overloaded". The request has not been started, another replica may take it."""
+HEADER_LOST: Final = "x-ryzanstein-lost"
+"""On a worker's 503: "crash" or "drain". The request ran, and nothing of its answer was sent: its engine is gone, or
+the time to drain is over. Another replica may take it anew."""
 
 # --- The journal: what lets another replica continue a stream (docs/failover.md) ----------------------
 HEADER_JOURNAL: Final = "x-ryzanstein-journal"
