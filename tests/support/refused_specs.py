@@ -89,6 +89,13 @@ REFUSED = (
     Case("negative replicas", "greater than or equal to 0", {"replicas": -1}, schema=True),
     Case("key set in capitals", "names of key sets", {"access": {"keySets": ["Team"]}}),
     Case("key set twice", "", {"access": {"keySets": ["a", "b", "a"]}}),
+    Case("unknown policy", "PrefixAware", {"routing": {"policy": "Random"}}, schema=True),
+    Case("a queue below nothing", "greater than or equal to 0", {"routing": {"maxQueuedRequests": -1}}, schema=True),
+    Case("no time to wait", "greater than or equal to 1", {"routing": {"queueTimeoutSeconds": 0}}, schema=True),
+    Case("an hour's wait", "less than or equal to 600", {"routing": {"queueTimeoutSeconds": 3600}}, schema=True),
+    Case("no request", "greater than or equal to 1", {"access": {"requestsPerMinute": 0}}, schema=True),
+    Case("no token", "greater than or equal to 1", {"access": {"tokensPerMinute": 0}}, schema=True),
+    Case("none at a time", "greater than or equal to 1", {"access": {"maxConcurrentRequests": 0}}, schema=True),
     Case("a rollout that cannot start", "cannot both be 0", {"disruption": {"maxSurge": 0, "maxUnavailable": 0}}),
     Case("no drain", "greater than or equal to 1", {"disruption": {"drainSeconds": 0}}, schema=True),
     Case("drain of a day", "less than or equal to 3600", {"disruption": {"drainSeconds": 86400}}, schema=True),
@@ -149,6 +156,14 @@ ACCEPTED = (
         },
     ),
     Case("two key sets", "", {"access": {"keySets": ["team-a", "team-b"]}}),
+    Case(
+        "all limits",
+        "",
+        {
+            "access": {"requestsPerMinute": 600, "tokensPerMinute": 200_000, "maxConcurrentRequests": 16},
+            "routing": {"policy": "PrefixAware", "maxQueuedRequests": 0, "queueTimeoutSeconds": 600},
+        },
+    ),
     Case("no surge", "", {"disruption": {"maxSurge": 0, "maxUnavailable": 1, "drainSeconds": 1}}),
     Case(
         "all of the template",

@@ -101,13 +101,33 @@ class Engine(Wire):
     rules: ClassVar[tuple[Rule, ...]] = rules.ENGINE
 
 
+class Routing(Wire):
+    """How the gateway brings requests to replicas. A change restarts nothing."""
+
+    policy: Literal["RoundRobin", "Adaptive", "PrefixAware"] = "Adaptive"
+    """Which replica takes the next request: each in turn; the better off of two by queue, KV cache and latency; or the
+    one that has lately served the same beginning of a prompt, as long as it has not much more to do than the others."""
+    max_queued_requests: int = Field(default=256, ge=0, le=100_000)
+    """Requests that may wait in a gateway process while no replica can take them, all keys together; one more is
+    refused with 429 or 503. With 0 none waits."""
+    queue_timeout_seconds: int = Field(default=60, ge=1, le=600)
+    """How long a request waits there before it is refused with 503. For a service that is scaled to zero, longer than
+    the model needs to load."""
+
+
 class Access(Wire):
-    """Who may use the service."""
+    """Who may use the service, and how much of it."""
 
     key_sets: Annotated[list[Name], Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"})] = Field(
         default_factory=list
     )
     """Key sets whose API keys are accepted. Empty means the key set `default`."""
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Requests a minute of one API key, on this model. Left out, there is no limit; one beyond it gets 429."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=2_000_000_000)
+    """Tokens a minute of one API key, on this model, prompts and completions together. Left out, there is no limit."""
+    max_concurrent_requests: int | None = Field(default=None, ge=1, le=100_000)
+    """Requests of one API key that may be answered at the same time, on this model. Left out, there is no limit."""
 
     rules: ClassVar[tuple[Rule, ...]] = rules.ACCESS
 
@@ -174,8 +194,10 @@ class Spec(Wire):
     """Settings of the inference engine."""
     replicas: int = Field(default=1, ge=0, le=1000)
     """Copies of the model. 0 keeps the service and frees its nodes."""
+    routing: Routing = Field(default_factory=Routing)
+    """How the gateway brings requests to replicas."""
     access: Access = Field(default_factory=Access)
-    """Who may use the service."""
+    """Who may use the service, and how much of it."""
     disruption: Disruption = Field(default_factory=Disruption)
     """How replicas are exchanged in a rollout."""
     template: Template = Field(default_factory=Template)

@@ -38,12 +38,20 @@ def routes_config_map(routes: Iterable[Manifest], settings: Settings) -> Manifes
 
 
 def route(service: InferenceService) -> Manifest:
-    """One model's row of the table."""
+    """One model's row of the table. A limit that the spec leaves out is null: none."""
+    access, routing = service.spec.access, service.spec.routing
     return {
         "model": service.model_name,
         "namespace": service.metadata.namespace,
         "service": names.workers_service(service.metadata.name),
         "port": contract.API_PORT,
-        "keySets": sorted(service.spec.access.key_sets),
+        "healthPort": contract.HEALTH_PORT,
+        "keySets": sorted(access.key_sets),
         "maxModelLen": service.spec.engine.max_model_len,
+        "policy": routing.policy,
+        "requestsPerMinute": access.requests_per_minute,
+        "tokensPerMinute": access.tokens_per_minute,
+        "maxConcurrentRequests": access.max_concurrent_requests,
+        "maxQueuedRequests": routing.max_queued_requests,
+        "queueTimeoutSeconds": routing.queue_timeout_seconds,
     }

@@ -44,6 +44,13 @@ def test_a_table_that_stands_is_not_written_again() -> None:
     assert reconcile_routes(services[::-1], standing(*services), SETTINGS) == Plan()
 
 
+def test_another_policy_is_one_write_of_the_table_and_no_other() -> None:
+    changed = service("a", routing={"policy": "RoundRobin"})
+    (action,) = reconcile_routes((changed,), standing(service("a")), SETTINGS).actions
+    assert isinstance(action, Apply)
+    assert [row["policy"] for row in rows(action.manifest)] == ["RoundRobin"]
+
+
 def test_a_new_service_is_added_to_the_live_table_by_uid() -> None:
     (action,) = reconcile_routes((service("a"), service("b")), standing(service("a")), SETTINGS).actions
     assert isinstance(action, Apply)

@@ -107,7 +107,9 @@ def test_a_node_drain_may_always_take_one(unavailable: int, expected: int) -> No
 
 
 def test_the_route_table_is_the_contract_s_and_sorted() -> None:
-    first = parsed(service("b", access={"keySets": ["z", "a"]}, engine={"maxModelLen": 4096}))
+    access = {"keySets": ["z", "a"], "requestsPerMinute": 60, "tokensPerMinute": 9000, "maxConcurrentRequests": 4}
+    routing = {"policy": "PrefixAware", "maxQueuedRequests": 0, "queueTimeoutSeconds": 600}
+    first = parsed(service("b", access=access, routing=routing, engine={"maxModelLen": 4096}))
     second = parsed(service("a", namespace="other", model={"uri": "demo://", "name": "tiny"}))
     tables = [
         routes_config_map([route(one), route(other)], SETTINGS) for one, other in ((first, second), (second, first))
@@ -123,16 +125,30 @@ def test_the_route_table_is_the_contract_s_and_sorted() -> None:
                 "namespace": "team",
                 "service": "b-workers",
                 "port": 8000,
+                "healthPort": 8001,
                 "keySets": ["a", "z"],
                 "maxModelLen": 4096,
+                "policy": "PrefixAware",
+                "requestsPerMinute": 60,
+                "tokensPerMinute": 9000,
+                "maxConcurrentRequests": 4,
+                "maxQueuedRequests": 0,
+                "queueTimeoutSeconds": 600,
             },
             {
                 "model": "tiny",
                 "namespace": "other",
                 "service": "a-workers",
                 "port": 8000,
+                "healthPort": 8001,
                 "keySets": [],
                 "maxModelLen": None,
+                "policy": "Adaptive",
+                "requestsPerMinute": None,
+                "tokensPerMinute": None,
+                "maxConcurrentRequests": None,
+                "maxQueuedRequests": 256,
+                "queueTimeoutSeconds": 60,
             },
         ],
     }

@@ -181,6 +181,7 @@ def test_liveness_gives_up_later_than_readiness_and_a_start_has_minutes() -> Non
     [
         ({"replicas": 5}, True),
         ({"access": {"keySets": ["team-a"]}}, True),
+        ({"routing": {"policy": "PrefixAware"}}, True),
         ({"disruption": {"maxSurge": 3}}, True),
         ({"engine": {"maxNumSeqs": 8}}, False),
         ({"parallelism": {"tensor": 2}}, False),
@@ -189,6 +190,14 @@ def test_liveness_gives_up_later_than_readiness_and_a_start_has_minutes() -> Non
 )
 def test_only_what_a_worker_sees_makes_a_new_revision(change: Manifest, same: bool) -> None:
     assert (revision_of(service()) == revision_of(service(**change))) is same
+
+
+@pytest.mark.parametrize("policy", ["RoundRobin", "PrefixAware"])
+def test_what_the_gateway_alone_needs_changes_nothing_of_the_workers(policy: str) -> None:
+    routing = {"policy": policy, "maxQueuedRequests": 5, "queueTimeoutSeconds": 600}
+    access = {"requestsPerMinute": 60, "tokensPerMinute": 1000, "maxConcurrentRequests": 2}
+    changed = desired(service(routing=routing, access=access))
+    assert changed["Deployment"] == desired(service())["Deployment"]
 
 
 def test_the_pods_carry_the_selector_and_the_revision() -> None:
