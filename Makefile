@@ -68,6 +68,11 @@ e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests
 bench: venv ## Two ranks against one, sixteen requests together against one after another
 	$(BIN)/python -m bench.worker
 
+.PHONY: bench-gateway
+bench-gateway: venv ## The gateway against nginx and LiteLLM's proxy: latency, throughput, memory (BENCH_ARGS="--rounds 5")
+	bench/gateway_tools.sh
+	$(BIN)/python -m bench.gateway $(BENCH_ARGS)
+
 .PHONY: tools
 tools: ## Helm, from its Go module
 	@$(CLUSTER) tools helm >/dev/null || $(CLUSTER) tools helm
