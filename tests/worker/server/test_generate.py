@@ -81,7 +81,7 @@ def test_the_end_token_counts_and_is_not_shown(tokenizer: Tokenizer) -> None:
     (word,) = tokenizer.encode("x", add_special_tokens=False)
     choice = Choice(0, _request(stop_token_ids=(2,)), tokenizer, [])
     delta = choice.push(_out(word, 2, finish="stop"))
-    assert (delta.text, delta.num_tokens, delta.finish_reason) == ("x", 2, "stop")
+    assert (delta.text, len(delta.token_ids), delta.finish_reason) == ("x", 2, "stop")
 
 
 def test_held_back_text_is_shown_when_the_length_ends_it(tokenizer: Tokenizer) -> None:
@@ -103,9 +103,9 @@ def test_stop_strings_wait_for_min_tokens(tokenizer: Tokenizer) -> None:
 async def test_a_stop_string_ends_the_engines_request(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("zqx", add_special_tokens=False)
     engine = Engine(*map(_out, ids), _out(finish="length"))
-    deltas = [delta async for delta in follow(engine, 0, _request(), tokenizer, ["q"], ServerMetrics("m"))]
+    deltas = [delta async for delta in follow(engine, Choice(0, _request(), tokenizer, ["q"]), ServerMetrics("m"))]
     assert ("".join(delta.text for delta in deltas), deltas[-1].finish_reason) == ("z", "stop")
-    assert sum(delta.num_tokens for delta in deltas) == 2
+    assert sum(len(delta.token_ids) for delta in deltas) == 2
     assert engine.closed_early
 
 
@@ -115,6 +115,7 @@ async def test_a_stop_string_ends_the_engines_request(tokenizer: Tokenizer) -> N
         (_out(finish="error"), 500, "engine_error"),
         (_out(finish="abort"), 503, "engine_lost"),
         (GroupLostError(GroupLost(1, "rank 1 died with secrets")), 503, "engine_lost"),
+        (GroupLostError(GroupLost(1, "rank 1 died with secrets"), started=False), 503, "draining"),
         (EngineBusyError("9"), 503, "overloaded"),
         (None, 503, "engine_lost"),
     ],
@@ -124,7 +125,7 @@ async def test_no_end_of_the_engine_looks_like_a_good_one(
 ) -> None:
     engine = Engine(_out(50), *([end] if end is not None else []))
     with pytest.raises(ApiError) as caught:
-        [delta async for delta in follow(engine, 0, _request(), tokenizer, [], ServerMetrics("m"))]
+        [delta async for delta in follow(engine, Choice(0, _request(), tokenizer, []), ServerMetrics("m"))]
     assert (caught.value.status, caught.value.body.error.code) == (status, code)
     assert "secret" not in str(caught.value)
 
@@ -133,7 +134,7 @@ async def _deltas(index: int, count: int, closed: list[int], fail: bool = False)
     try:
         for _ in range(count):
             await asyncio.sleep(0)
-            yield Delta(index, "x", (), 1, 0)
+            yield Delta(index, "x", (), (7,), 0)
         if fail:
             raise ApiError(500, "no")
         await asyncio.Event().wait()

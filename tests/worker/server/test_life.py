@@ -14,7 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, HEADER_NOT_STARTED
+from journal import ASK, read_journal
+from ryzanstein_worker.contract import (
+    EXIT_CONFIG,
+    EXIT_GROUP_LOST,
+    HEADER_JOURNAL,
+    HEADER_NOT_STARTED,
+    MARK_LOST_CRASH,
+    MARK_LOST_DRAIN,
+)
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
@@ -89,6 +97,38 @@ def test_a_killed_rank_ends_the_stream_with_an_error_and_the_worker_within_two_s
         assert (error["type"], error["code"]) == ("server_error", "engine_lost")
         assert "data: [DONE]" not in rest
         assert any(str(record["message"]).startswith("the engine is lost: ") for record in worker.records)
+
+
+def test_a_journal_tells_a_lost_engine_from_a_fault_of_the_request(model_dir: Path) -> None:
+    with (
+        serve_worker(model_dir) as worker,
+        httpx.Client(base_url=worker.api, timeout=30) as client,
+        client.stream("POST", "/v1/completions", json=LONG | {"n": 2}, headers=ASK) as response,
+    ):
+        pieces = response.iter_bytes()
+        stream = next(pieces)
+        os.kill(worker.ranks()[0], signal.SIGKILL)
+        stream += b"".join(pieces)
+        assert worker.wait(10) == EXIT_GROUP_LOST
+    journal = read_journal(response.headers[HEADER_JOURNAL], stream)
+    assert journal.tail == (MARK_LOST_CRASH,)
+    assert journal.commits
+
+
+def test_a_journal_tells_the_end_of_a_drain(model_dir: Path) -> None:
+    with (
+        serve_worker(model_dir, "--drain-seconds", "0.5") as worker,
+        httpx.Client(base_url=worker.api, timeout=30) as client,
+        client.stream("POST", "/v1/completions", json=LONG | {"n": 64}, headers=ASK) as response,
+    ):
+        pieces = response.iter_bytes()
+        stream = next(pieces)
+        worker.process.send_signal(signal.SIGTERM)
+        stream += b"".join(pieces)
+        assert worker.wait(10) == 0
+    journal = read_journal(response.headers[HEADER_JOURNAL], stream)
+    assert journal.tail == (MARK_LOST_DRAIN,)
+    assert len(journal.commits) < 64 * 500
 
 
 def _serve(directory: Path, tmp_path: Path, *flags: str) -> tuple[int, str]:

@@ -38,6 +38,18 @@ def refusal(request: AddRequest, limits: Limits) -> str | None:
         return "The prompt holds a token id outside the model's vocabulary."
     if not _usable(request.sampling, limits.vocab_size):
         return "The sampling parameters are out of range."
+    return _unfit_output(request, limits) if request.output_token_ids else None
+
+
+def _unfit_output(request: AddRequest, limits: Limits) -> str | None:
+    """What speaks against going on behind tokens that another engine generated."""
+    output = request.output_token_ids
+    if min(output) < 0 or max(output) >= limits.vocab_size:
+        return "The output so far holds a token id outside the model's vocabulary."
+    if len(request.prompt_token_ids) + len(output) >= limits.max_model_len:
+        return "The output so far leaves no room for more within the model's context length."
+    if len(output) >= request.sampling.max_tokens:
+        return "The output so far is all that was asked for."
     return None
 
 

@@ -77,7 +77,7 @@ class Engine:
         the frame limit. A consumer that is slow holds up nobody: at most max_tokens outputs wait for it.
         """
         if self._lost is not None:
-            raise GroupLostError(self._lost)
+            raise GroupLostError(self._lost, started=False)
         if request.request_id in self._streams:
             raise ValueError(f"a request {request.request_id!r} is running already")
         if len(self._streams) >= self._config.max_queued_requests:

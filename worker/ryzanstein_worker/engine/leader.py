@@ -16,7 +16,7 @@ from ryzanstein_worker.engine.sequence import Progress, Step
 from ryzanstein_worker.engine.status import EngineStats
 from ryzanstein_worker.parallel.messages import Channel
 
-_TOKENS_A_FRAME = 2**20  # adds beyond this many prompt tokens wait for the next step, which bounds a frame
+_TOKENS_A_FRAME = 2**20  # adds beyond this many known tokens wait for the next step, which bounds a frame
 
 
 class Leader:
@@ -86,7 +86,7 @@ class Leader:
     def _step(self, step: Step) -> list[TokenOutput]:
         now = time.monotonic()
         for part in step.slices:
-            if part.sequence.num_output == 0:
+            if part.sequence.num_new == 0:
                 self._first_scheduled.setdefault(part.sequence.number, now)
         outcome, sampled = self._replica.run(step)
         self._untold = outcome
@@ -121,4 +121,5 @@ class Leader:
 
 
 def _is_enough(commands: list[FromParent]) -> bool:
-    return sum(len(c.prompt_token_ids) for c in commands if isinstance(c, AddRequest)) >= _TOKENS_A_FRAME
+    adds = (command for command in commands if isinstance(command, AddRequest))
+    return sum(len(add.prompt_token_ids) + len(add.output_token_ids) for add in adds) >= _TOKENS_A_FRAME

@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+GoodEnd = Literal["stop", "length"]
+FinishReason = GoodEnd | Literal["abort", "error"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +31,20 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # None: none; n: the chosen token's and those of the n most likely
 
 
+def finish_reason(params: SamplingParams, num_output: int, token_id: int) -> GoodEnd | None:
+    """Why `token_id`, the `num_output`th that was generated, is the last one; None where it is not."""
+    if token_id in params.stop_token_ids and num_output > params.min_tokens:
+        return "stop"
+    return "length" if num_output >= params.max_tokens else None
+
+
 class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     """Run this prompt. `request_id` is unique in the engine's life."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    output_token_ids: list[int] = []  # generated before, elsewhere: `sampling` counts them, no output repeats them
     cache_salt: bytes = b""  # tenant's salt: prefix blocks are shared only under equal salts
     arrival: float = 0.0  # time.monotonic() of the server process
 

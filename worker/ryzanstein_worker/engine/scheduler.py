@@ -5,14 +5,18 @@ no clock, no random number, no order of a set. Every rank runs its own scheduler
 `state_hash` is what they compare.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 
 from ryzanstein_worker.engine.admission import Limits, refusal
 from ryzanstein_worker.engine.blocks import BlockHash, BlockPool, next_hash, root_hash
-from ryzanstein_worker.engine.request import AddRequest, FinishReason
+from ryzanstein_worker.engine.request import AddRequest, FinishReason, finish_reason
 from ryzanstein_worker.engine.sequence import Counters, Progress, Sequence, Slice, Step
 
+logger = logging.getLogger(__name__)
+
+CHECK_FAILED = "This request could not be checked."
 SAMPLING_FAILED = "The next token could not be chosen for this request."
 
 
@@ -40,14 +44,11 @@ class Scheduler:
 
     def add(self, request: AddRequest) -> Progress | None:
         """Queue a request. A refused one comes back as finished, with its sentence."""
-        sequence = Sequence(
-            request, self._arrivals, list(request.prompt_token_ids), hashes=[root_hash(request.cache_salt)]
-        )
+        token_ids = [*request.prompt_token_ids, *request.output_token_ids]
+        sequence = Sequence(request, self._arrivals, token_ids, hashes=[root_hash(request.cache_salt)])
         self._arrivals += 1
-        sentence = refusal(request, self.limits)
-        if request.request_id in self._by_id:
-            sentence = "A request with this id is running already."
-        self._note(1, len(sequence.token_ids), sentence is None, *sequence.token_ids)
+        sentence = self._refusal(request)
+        self._note(1, sequence.num_prompt, len(token_ids), sentence is None, *token_ids)
         if sentence is not None:
             return Progress(sequence, finish_reason="error", error=sentence)
         self._by_id[request.request_id] = sequence
@@ -120,6 +121,15 @@ class Scheduler:
         for sequence in self.waiting:
             assert not sequence.block_ids, "a waiting sequence holds blocks"
             assert sequence.num_computed == 0, "a waiting sequence has computed tokens"
+
+    def _refusal(self, request: AddRequest) -> str | None:
+        if request.request_id in self._by_id:
+            return "A request with this id is running already."
+        try:
+            return refusal(request, self.limits)
+        except Exception:  # whatever is wrong with it, it is wrong on every rank alike, and with this request alone
+            logger.exception("a request could not be checked")
+            return CHECK_FAILED
 
     def _schedule_decodes(self) -> tuple[list[Slice], bool]:
         """One token of every sequence whose prompt is done, oldest first; the newest make room for the oldest."""
@@ -209,12 +219,8 @@ class Scheduler:
         return Progress(sequence, token_id, self._finish_reason(sequence))
 
     def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        params = sequence.request.sampling
-        if sequence.token_ids[-1] in params.stop_token_ids and sequence.num_output > params.min_tokens:
-            return "stop"
-        if sequence.num_output >= params.max_tokens or len(sequence.token_ids) >= self.limits.max_model_len:
-            return "length"
-        return None
+        full: FinishReason | None = "length" if len(sequence.token_ids) >= self.limits.max_model_len else None
+        return finish_reason(sequence.request.sampling, sequence.num_output, sequence.token_ids[-1]) or full
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.limits.block_size)

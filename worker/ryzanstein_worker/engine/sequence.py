@@ -15,7 +15,7 @@ class Sequence:
 
     request: AddRequest
     number: int  # in order of arrival
-    token_ids: list[int]  # the prompt, then what was generated
+    token_ids: list[int]  # the prompt, then what was generated (what another engine generated first)
     hashes: list[BlockHash]  # root, then one for each full block known so far
     num_computed: int = 0  # tokens whose keys and values are stored
     block_ids: list[int] = field(default_factory=list)
@@ -28,7 +28,13 @@ class Sequence:
 
     @property
     def num_output(self) -> int:
+        """Tokens generated, elsewhere or here."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_new(self) -> int:
+        """Tokens generated here."""
+        return self.num_output - len(self.request.output_token_ids)
 
 
 @dataclass(frozen=True, slots=True)

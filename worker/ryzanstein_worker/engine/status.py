@@ -58,11 +58,15 @@ class GroupLost:
 
 
 class GroupLostError(Exception):
-    """The group of ranks has ended; every request in it is lost and a new group must be started."""
+    """The group of ranks has ended; every request in it is lost and a new group must be started.
 
-    def __init__(self, lost: GroupLost) -> None:
+    `started` is False for a request that came after the end: it was no part of what happened.
+    """
+
+    def __init__(self, lost: GroupLost, *, started: bool = True) -> None:
         super().__init__(lost.reason)
         self.lost = lost
+        self.started = started
 
 
 class EngineBusyError(Exception):

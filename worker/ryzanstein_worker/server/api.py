@@ -20,11 +20,15 @@ from ryzanstein_worker.server.health import Probes, page
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, StrictModel
 from ryzanstein_worker.server.parsing import RequestT, parse
 from ryzanstein_worker.server.responses import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList
+from ryzanstein_worker.server.resume import Resume, open_envelope
 from ryzanstein_worker.server.service import Caller, Run, Service
 from ryzanstein_worker.server.stream import EventStream, as_api_error, unless_gone
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 
 MAX_BODY_BYTES = 16 << 20
+MAX_RESUME_BYTES = 2 * MAX_BODY_BYTES
+"""A client's body and the tokens of what it has of the answer."""
+JSON = "application/json"
 BODY_TIMEOUT_SECONDS = 60.0
 INLINE_BODY_BYTES = 1 << 16
 """Bodies up to this size are parsed on the event loop; larger ones in a thread."""
@@ -70,13 +74,17 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
 
 async def _generate(request: Request, service: Service, model: type[RequestT]) -> Response:
     caller = Caller(arrival=request.state.arrival, cache_salt=_cache_salt(request))
-    body = await _body(request)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in (JSON, contract.CONTENT_TYPE_RESUME):
+        raise ApiError(415, "The content type must be application/json.")
+    read = _read_resume if content_type == contract.CONTENT_TYPE_RESUME else _read
+    body = await _body(request, MAX_BODY_BYTES if read is _read else MAX_RESUME_BYTES)
     if len(body) <= INLINE_BODY_BYTES:
-        parsed: StrictModel = parse(body, model)
+        parsed, resume = read(body, model)
     else:
-        parsed = await asyncio.to_thread(parse, body, model)
+        parsed, resume = await asyncio.to_thread(read, body, model)
     try:
-        return await _answer(request, service, parsed, caller)
+        return await _answer(request, service, parsed, caller, resume)
     except ClientDisconnect:
         return Response(status_code=499)  # nobody reads it
     except ApiError:
@@ -85,41 +93,56 @@ async def _generate(request: Request, service: Service, model: type[RequestT]) -
         raise as_api_error(error) from None
 
 
-async def _answer(request: Request, service: Service, parsed: StrictModel, caller: Caller) -> Response:
+def _read(body: bytes, model: type[RequestT]) -> tuple[StrictModel, Resume | None]:
+    return parse(body, model), None
+
+
+def _read_resume(body: bytes, model: type[RequestT]) -> tuple[StrictModel, Resume | None]:
+    inner, resume = open_envelope(body)
+    if len(inner) > MAX_BODY_BYTES:
+        raise _too_large(MAX_BODY_BYTES)
+    return parse(inner, model), resume
+
+
+async def _answer(
+    request: Request, service: Service, parsed: StrictModel, caller: Caller, resume: Resume | None
+) -> Response:
     async def prepare() -> Run:
         if isinstance(parsed, CompletionRequest):
-            return await service.completion(parsed, caller)
+            return await service.completion(parsed, caller, resume)
         assert isinstance(parsed, ChatCompletionRequest)
-        return await service.chat(parsed, caller)
+        return await service.chat(parsed, caller, resume)
 
     run = await unless_gone(request.receive, prepare())
     assert isinstance(parsed, CompletionRequest | ChatCompletionRequest)
     if parsed.stream:
-        return EventStream(service.stream(run), error_response)
+        journal = request.headers.get(contract.HEADER_JOURNAL) == "1"
+        return EventStream(run, service.stream(run), error_response, journal=journal)
     answer = await unless_gone(request.receive, service.whole(run))
     return Response(answer.to_json(), media_type="application/json")
 
 
-async def _body(request: Request) -> bytes:
-    """The body, of JSON by its label, within the bounds of size and time."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "The content type must be application/json.")
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, within the bounds of size and time."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "Compressed bodies are not accepted.")
-    too_large = ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", headers={"connection": "close"})
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        raise too_large
+    if not length.isdigit() or int(length) > limit:
+        raise _too_large(limit)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
+                if len(body) > limit:
+                    raise _too_large(limit)
     except TimeoutError:
         raise ApiError(408, "The body did not arrive in time.", headers={"connection": "close"}) from None
     return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The body is larger than {limit} bytes.", headers={"connection": "close"})
 
 
 def _cache_salt(request: Request) -> bytes:

@@ -10,6 +10,7 @@ import json
 import logging
 import struct
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,8 +74,9 @@ class ChatTemplate:
         self._turn = asyncio.Lock()
         self._roles: dict[str, bool] = {}
 
-    async def render(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> str:
-        """The prompt of a conversation, special tokens included.
+    async def render(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True, now: int | None = None) -> str:
+        """The prompt of a conversation, special tokens included. `now` is the date that it may tell, Unix seconds:
+        at another time, on another replica, the same gives the same prompt.
 
         Raises:
             ApiError: 400 if the model has no template, or its template refuses these messages or their roles.
@@ -87,7 +89,7 @@ class ChatTemplate:
         for role in {turn.role for turn in turns} - {"user"}:
             if not await self._has_place_for(role):
                 raise ApiError(400, f"The model's chat template has no place for the role '{role}'.", param="messages")
-        return await self._render(turns, add_generation_prompt)
+        return await self._render(turns, add_generation_prompt, now)
 
     async def warm_up(self) -> None:
         """Start the renderer, so that the first request need not wait for it."""
@@ -121,13 +123,13 @@ class ChatTemplate:
                 self._roles[role] = False
         return self._roles[role]
 
-    async def _render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+    async def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, now: int | None = None) -> str:
         variables = {
             "messages": [turn.model_dump(exclude_none=True) for turn in turns],
             "add_generation_prompt": add_generation_prompt,
             **self._special,
         }
-        answer = await self._ask(variables)
+        answer = await self._ask({"now": int(time.time()) if now is None else now, "variables": variables})
         text = answer.get("text")
         if text is not None:
             return text
@@ -135,12 +137,12 @@ class ChatTemplate:
             raise ApiError(400, f"The prompt is longer than {MAX_OUTPUT_CHARS} characters.", param="messages")
         raise ApiError(400, "The model's chat template does not accept these messages.", param="messages")
 
-    async def _ask(self, variables: Mapping[str, object]) -> dict[str, str]:
+    async def _ask(self, question: Mapping[str, object]) -> dict[str, str]:
         async with self._turn:
             done = False
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    answer = await self._exchange(variables)
+                    answer = await self._exchange(question)
                 done = True
             except (TimeoutError, OSError, asyncio.IncompleteReadError):
                 sentence = "The model's chat template could not be rendered."
@@ -150,7 +152,7 @@ class ChatTemplate:
                     await self.close()
         return answer
 
-    async def _exchange(self, variables: Mapping[str, object]) -> dict[str, str]:
+    async def _exchange(self, question: Mapping[str, object]) -> dict[str, str]:
         process = self._process
         if process is None or process.returncode is not None:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -165,7 +167,7 @@ class ChatTemplate:
             process.stdin.write(frame(self._source))
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(frame(variables))
+        process.stdin.write(frame(question))
         await process.stdin.drain()
         (length,) = struct.unpack(">I", await process.stdout.readexactly(4))
         answer: dict[str, str] = json.loads(await process.stdout.readexactly(length))

@@ -5,10 +5,11 @@ a path, an address or another request's content.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel
 
-from ryzanstein_worker.contract import HEADER_NOT_STARTED
+from ryzanstein_worker.contract import HEADER_LOST, HEADER_NOT_STARTED
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -41,11 +42,13 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        lost: Literal["crash", "drain"] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.lost = lost  # set where nothing of the request was at fault and another replica can go on with it
         self.body = ErrorResponse(error=ErrorBody(message=message, type=kind, param=param, code=code))
-        self.headers = dict(headers or {})
+        self.headers = dict(headers or {}) | ({HEADER_LOST: lost} if lost else {})
 
 
 def model_not_found(served_name: str) -> ApiError:
@@ -88,13 +91,14 @@ def engine_failed() -> ApiError:
     return ApiError(500, "The engine could not complete this request.", kind=SERVER_ERROR, code="engine_error")
 
 
-def engine_lost() -> ApiError:
+def engine_lost(how: Literal["crash", "drain"]) -> ApiError:
     return ApiError(
         503,
         "The engine ended while this request was running.",
         kind=SERVER_ERROR,
         code="engine_lost",
         headers={"retry-after": "5"},
+        lost=how,
     )
 
 

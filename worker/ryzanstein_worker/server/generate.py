@@ -5,18 +5,16 @@ is held back until it is known not to be one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from ryzanstein_worker.engine.request import AddRequest, TokenLogprobs, TokenOutput
+from ryzanstein_worker.engine.request import AddRequest, GoodEnd, TokenLogprobs, TokenOutput, finish_reason
 from ryzanstein_worker.engine.status import EngineBusyError, GroupLostError
 from ryzanstein_worker.server.errors import engine_failed, engine_lost, not_started
 from ryzanstein_worker.server.tokenizer import Detokenizer, Tokenizer
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,7 @@ class GeneratedToken:
 
     chosen: ScoredToken
     top: tuple[ScoredToken, ...]
+    offset: int  # characters of the texts of the choice's tokens before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,9 @@ class Delta:
     index: int
     text: str
     tokens: tuple[GeneratedToken, ...]  # empty unless logprobs were asked for
-    num_tokens: int  # generated, shown or not
+    token_ids: tuple[int, ...]  # generated, shown or not
     num_cached: int  # prompt tokens found in the prefix cache, of the whole request
-    finish_reason: FinishReason | None = None
+    finish_reason: GoodEnd | None = None
 
 
 class TokenSource(Protocol):
@@ -90,6 +89,8 @@ class Choice:
     """The state of one choice: detokenizer, stop strings, and how many tokens there are."""
 
     def __init__(self, index: int, request: AddRequest, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.request = request
+        self.finished = False
         self._index = index
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
@@ -97,6 +98,9 @@ class Choice:
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._min_tokens = request.sampling.min_tokens
         self._num_tokens = 0
+        self._is_scored = request.sampling.logprobs is not None
+        self._offset = 0  # characters of all token texts
+        self._num_cached: int | None = None  # as another replica counted, where one began
 
     def push(self, output: TokenOutput) -> Delta:
         """The delta of one output of the engine."""
@@ -108,13 +112,31 @@ class Choice:
             text += shown
             if output.logprobs is not None:
                 tokens.append(self._scored(token_id, output.logprobs[at]))
+            if self._is_scored:
+                self._offset += len(self._tokenizer.token_text(token_id))
             if stopped:
                 break
-        finish: FinishReason | None = "stop" if stopped else None
+        finish: GoodEnd | None = "stop" if stopped else None
         if not stopped and output.finish_reason in ("stop", "length"):
             finish = output.finish_reason
             text += self._matcher.flush()
-        return Delta(self._index, text, tuple(tokens), used, output.num_cached_tokens, finish)
+        self.finished = finish is not None
+        num_cached = output.num_cached_tokens if self._num_cached is None else self._num_cached
+        return Delta(self._index, text, tuple(tokens), tuple(output.token_ids[:used]), num_cached, finish)
+
+    def replay(self, num_cached: int) -> Delta:
+        """Come to the state after the request's `output_token_ids`, which another replica has shown already.
+
+        Returns what they amount to, without text. Raises ValueError where they go on past the choice's end.
+        """
+        token_ids, params = self.request.output_token_ids, self.request.sampling
+        for count, token_id in enumerate(token_ids, 1):
+            if self.finished:
+                raise ValueError("tokens after the end")
+            end = finish_reason(params, count, token_id)
+            self.push(TokenOutput(request_id="", token_ids=[token_id], finish_reason=end))
+        self._num_cached = num_cached
+        return Delta(self._index, "", (), tuple(token_ids), num_cached)
 
     def _add(self, token_id: int, *, hidden: bool) -> tuple[str, bool]:
         self._num_tokens += 1
@@ -130,38 +152,31 @@ class Choice:
             return ScoredToken(self._tokenizer.token_text(an_id), self._tokenizer.token_bytes(an_id), logprob)
 
         top = tuple(map(scored, scores.top_ids, scores.top_logprobs))
-        return GeneratedToken(scored(token_id, scores.logprob), top)
+        return GeneratedToken(scored(token_id, scores.logprob), top, self._offset)
 
 
-async def follow(
-    engine: TokenSource,
-    index: int,
-    request: AddRequest,
-    tokenizer: Tokenizer,
-    stops: Sequence[str],
-    metrics: ServerMetrics,
-) -> AsyncGenerator[Delta, None]:
+async def follow(engine: TokenSource, choice: Choice, metrics: ServerMetrics) -> AsyncGenerator[Delta, None]:
     """The deltas of one choice, the last with a finish reason. Closing it early aborts the engine's request.
 
     Raises:
         ApiError: the engine failed this request, or ended.
     """
-    choice = Choice(index, request, tokenizer, stops)
+    request = choice.request
     with metrics.request(request.arrival, len(request.prompt_token_ids)) as timer:
         async with aclosing(_outputs(engine, request)) as outputs:
             async for output in outputs:
                 if output.finish_reason in ("error", "abort"):
                     timer.finish(output.finish_reason)
-                    raise engine_failed() if output.finish_reason == "error" else engine_lost()
+                    raise engine_failed() if output.finish_reason == "error" else engine_lost("crash")
                 delta = choice.push(output)
-                timer.tokens(delta.num_tokens, output.first_scheduled)
+                timer.tokens(len(delta.token_ids), output.first_scheduled)
                 if delta.finish_reason is not None:
                     timer.finish(delta.finish_reason)
                 yield delta
                 if delta.finish_reason is not None:
                     return
         timer.finish("error")
-        raise engine_lost()
+        raise engine_lost("crash")
 
 
 async def _outputs(engine: TokenSource, request: AddRequest) -> AsyncGenerator[TokenOutput, None]:
@@ -172,8 +187,11 @@ async def _outputs(engine: TokenSource, request: AddRequest) -> AsyncGenerator[T
                 yield output
     except EngineBusyError:
         raise not_started("overloaded", "Too many requests are waiting; try again.") from None
-    except GroupLostError:
-        raise engine_lost() from None
+    except GroupLostError as error:
+        if not error.started:
+            raise not_started("draining", "This worker's engine has ended; try another.") from None
+        # No culprit: it was stopped on purpose.
+        raise engine_lost("drain" if error.lost.rank is None else "crash") from None
 
 
 async def merge(choices: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[Delta, None]:
@@ -210,8 +228,3 @@ async def _drain(choice: AsyncGenerator[Delta, None], queue: "asyncio.Queue[Delt
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)
-
-
-async def collect(deltas: AsyncIterator[Delta]) -> list[Delta]:
-    """All deltas, for an answer in one piece."""
-    return [delta async for delta in deltas]

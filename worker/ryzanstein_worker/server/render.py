@@ -28,7 +28,7 @@ class Tally:
     cached: dict[int, int] = field(default_factory=dict)  # prompt's index -> tokens found in the prefix cache
 
     def add(self, delta: Delta, choices_per_prompt: int) -> None:
-        self.completion_tokens += delta.num_tokens
+        self.completion_tokens += len(delta.token_ids)
         prompt = delta.index // choices_per_prompt
         # The choices of one prompt run it each on its own; the client sent it once, so the first counts.
         if delta.index % choices_per_prompt == 0:
@@ -68,7 +68,6 @@ class CompletionRenderer:
 
     def __init__(self, head: Head) -> None:
         self._head = head
-        self._offsets: dict[int, int] = {}  # choice -> characters of token texts so far
 
     def opening(self, num_choices: int) -> list[wire.Answer]:
         return []
@@ -97,21 +96,17 @@ class CompletionRenderer:
         return wire.CompletionChoice(
             index=index,
             text="".join(delta.text for delta in deltas),
-            logprobs=self._logprobs(index, tokens) if self._head.scored else None,
+            logprobs=self._logprobs(tokens) if self._head.scored else None,
             finish_reason=deltas[-1].finish_reason,
         )
 
-    def _logprobs(self, index: int, tokens: Sequence[GeneratedToken]) -> wire.CompletionLogprobs:
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(token.chosen.text)
+    def _logprobs(self, tokens: Sequence[GeneratedToken]) -> wire.CompletionLogprobs:
         return wire.CompletionLogprobs(
             tokens=[token.chosen.text for token in tokens],
             token_logprobs=[token.chosen.logprob for token in tokens],
             # As OpenAI: the chosen token is there even when it is not among the likeliest.
             top_logprobs=[{t.text: t.logprob for t in (token.chosen, *token.top)} for token in tokens],
-            text_offset=offsets,
+            text_offset=[token.offset for token in tokens],
         )
 
 

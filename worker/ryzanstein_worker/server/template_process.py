@@ -38,10 +38,6 @@ def tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def strftime_now(layout: str) -> str:
-    return datetime.now().strftime(layout)
-
-
 class GenerationTag(Extension):
     """`{% generation %}` marks the assistant's words for training; for serving it is its body."""
 
@@ -57,7 +53,6 @@ def environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = strftime_now
     return env
 
 
@@ -75,14 +70,16 @@ def frame(value: Any) -> bytes:
 
 
 def main() -> None:
-    """Reads the template's source, then variables, frame by frame; answers {"text": ...} or {"error": kind}."""
+    """Reads the template's source, then {"now": Unix seconds, "variables": ...} frame by frame; answers {"text": ...}
+    or {"error": kind}."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         template = environment().from_string(read_frame(sys.stdin.buffer))
     except (TemplateError, RecursionError, MemoryError):
         return
-    while (variables := read_frame(sys.stdin.buffer)) is not None:
-        sys.stdout.buffer.write(frame(_render(template, variables)))
+    while (question := read_frame(sys.stdin.buffer)) is not None:
+        now = datetime.fromtimestamp(question["now"])
+        sys.stdout.buffer.write(frame(_render(template, {"strftime_now": now.strftime, **question["variables"]})))
         sys.stdout.buffer.flush()
 
 
