@@ -1,36 +1,74 @@
-"""`python -m ryzanstein_gateway`: settings in, exit code out. Knows the process, nothing of requests."""
+"""`python -m ryzanstein_gateway`: settings in, exit code out. Knows the process, nothing of requests.
 
+With more than one process it is the parent that starts the others, which are run as `member`.
+"""
+
+import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import uvloop
 
+from ryzanstein_gateway.exposition import share_counts
 from ryzanstein_gateway.logs import configure_logging
-from ryzanstein_gateway.server import Gateway
+from ryzanstein_gateway.member import Place
+from ryzanstein_gateway.processes import Parent
 from ryzanstein_gateway.settings import Settings, SettingsError, read_settings
 from ryzanstein_worker.contract import EXIT_CONFIG
 
 
-async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Gateway(settings).run(stop)
-
-
-def main() -> int:
-    """Run until SIGTERM or SIGINT has been obeyed: 0; 78 when a setting is wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT has been obeyed: 0; 78 when a setting is wrong; 1 when no process can live."""
+    place = _place(arguments)
     try:
         settings = read_settings()
     except SettingsError as error:
         configure_logging("INFO")
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, place.slot if place else None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings))
+        return runner.run(_run(settings, place))
+
+
+async def _run(settings: Settings, place: Place | None) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if place is None and settings.processes > 1:
+        return await Parent(settings).run(stop)
+    # The parent stays small: it never imports what serves.
+    from ryzanstein_gateway.server import Gateway
+
+    if place is None:
+        await Gateway(settings).run(stop)
+    else:
+        share_counts(place.directory, place.slot)
+        await Gateway(_settings_of(settings, place), place).run(stop)
     return 0
+
+
+def _settings_of(settings: Settings, place: Place) -> Settings:
+    """A member's settings: its place, and its part of what is bounded for all."""
+    share = -(-settings.max_connections // settings.processes)
+    return replace(settings, slot=place.slot, shared_dir=place.directory, max_connections=share)
+
+
+def _place(arguments: Sequence[str] | None) -> Place | None:
+    parser = argparse.ArgumentParser(prog="ryzanstein_gateway")
+    member = parser.add_subparsers(dest="role").add_parser("member", help="one of several processes; for the parent")
+    member.add_argument("--slot", type=int, required=True)
+    member.add_argument("--port", type=int, required=True)
+    member.add_argument("--directory", type=Path, required=True)
+    member.add_argument("--channel", type=int, required=True)
+    given = parser.parse_args(arguments)
+    if given.role is None:
+        return None
+    return Place(slot=given.slot, port=given.port, directory=given.directory, channel=given.channel)
 
 
 if __name__ == "__main__":

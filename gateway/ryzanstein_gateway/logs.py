@@ -29,7 +29,12 @@ class AccessEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, the fields of an AccessEntry if there is one, the traceback if there is one."""
+    """Time, level, logger, message, the fields of an AccessEntry if there is one, the traceback if there is one; and
+    which process, where there are several."""
+
+    def __init__(self, slot: int | None = None) -> None:
+        super().__init__()
+        self._process: dict[str, object] = {} if slot is None else {"process": slot}
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
@@ -38,6 +43,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._process,
         }
         entry = getattr(record, "access", None)
         if isinstance(entry, AccessEntry):
@@ -47,10 +53,10 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def configure_logging(level: str) -> None:
-    """Send every logger of the process to standard output as JSON, from `level` up."""
+def configure_logging(level: str, slot: int | None = None) -> None:
+    """Send every logger of the process to standard output as JSON, from `level` up. `slot`: of several processes."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(slot))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # The access log says the same and more; uvicorn's own would also print query strings.
     logging.getLogger("uvicorn.access").handlers.clear()

@@ -1,6 +1,7 @@
 """The gateway's own Prometheus metrics.
 
-Knows names, labels and buckets. The label `model` takes names of the route table only, so no client can grow it.
+Knows names, labels and buckets. A Gauge here is a part of the sum over the gateway's processes: "livesum" (see
+exposition.py). The label `model` takes names of the route table only, so no client can grow it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+IN_FLIGHT: Final = "ryzanstein_gateway_requests_in_flight"
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
@@ -32,11 +34,15 @@ class Metrics:
             ["model"], buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge(
-            "ryzanstein_gateway_requests_in_flight", "Requests being forwarded.", ["model"], registry=self.registry
+            IN_FLIGHT, "Requests being forwarded.", ["model"], registry=self.registry, multiprocess_mode="livesum"
         )
         self.upstream_retries = Counter(
             "ryzanstein_gateway_upstream_retries", "Requests sent to another replica.", registry=self.registry
         )
+        self.routing_choices = Counter(
+            "ryzanstein_gateway_routing_choices", "Replicas chosen, by what decided it (balance.Why).",
+            ["model", "policy", "why"], registry=self.registry,
+        )  # fmt: skip
         self.auth_failures = Counter(
             "ryzanstein_gateway_auth_failures", "Requests without a valid key.", registry=self.registry
         )

@@ -15,9 +15,11 @@ import uvicorn
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
 from ryzanstein_gateway.endpoints import EndpointSlice
+from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.kube import Reflector, Source, open_client
+from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import Metrics, View
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.protocol import bounded_protocol
@@ -28,6 +30,8 @@ from ryzanstein_gateway.upstream import Pool
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
 
 _BEAT_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.05
+"""How long news may wait for the parent."""
 _BACKLOG: Final = 2048
 
 _log = logging.getLogger(__name__)
@@ -43,9 +47,11 @@ class _Server(uvicorn.Server):
 
 
 class Gateway:
-    """One gateway process. `port` and `health_port` are the real ones once `started` is set."""
+    """One gateway process: alone, or in its `place` among several, where the parent answers probes and metrics.
 
-    def __init__(self, settings: Settings) -> None:
+    `port` and `health_port` are the real ones once `started` is set."""
+
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
         self.started = asyncio.Event()
         self.draining = False
         self._settings = settings
@@ -54,16 +60,12 @@ class Gateway:
         self._metrics = Metrics()
         self._heartbeat = Heartbeat()
         self._reflectors: list[Reflector[Any]] = []
-        self._socket = _listen(settings.host, settings.port)
+        self._view = self._look()
+        self._place = place
+        self._socket = bind_shared(settings.host, place.port) if place else _listen(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
-        self._health = HealthServer(
-            settings.host,
-            settings.health_port,
-            live=self._heartbeat,
-            ready=self.why_not_ready,
-            registry=self._metrics.registry,
-        )
-        self.health_port = self._health.port
+        self._health = None if place else self._health_server()
+        self.health_port = self._health.port if self._health else 0
 
     def why_not_ready(self) -> str:
         """Empty when requests may come, else why not. Any thread may ask."""
@@ -76,8 +78,9 @@ class Gateway:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises what ends a part that must not end."""
         async with AsyncExitStack() as stack:
-            self._health.start()
-            stack.callback(self._health.stop)
+            if self._health:
+                self._health.start()
+                stack.callback(self._health.stop)
             api = await stack.enter_async_context(await open_client())
             pool = await stack.enter_async_context(Pool())
             self._keys.refresh()
@@ -85,10 +88,13 @@ class Gateway:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
+            if self._place:
+                chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             server = self._server(Pipeline(self._fleet, proxy, self._metrics))
             drain = background.create_task(self._drain(stop, server))
-            await server.serve(sockets=[self._socket])
+            if await self._may_listen(stop):
+                await server.serve(sockets=[self._socket])
             for task in (*chores, drain):
                 task.cancel()
 
@@ -110,15 +116,50 @@ class Gateway:
                 label_selector=LABEL_SERVICE,
             )
             self._reflectors.append(Reflector(api, slices, self._fleet.add_store(), seconds))
-        self._metrics.registry.register(
-            View(
-                endpoints_ready=lambda: [
-                    (route.model, self._fleet.ready_endpoints(route)) for route in self._fleet.table.by_model.values()
-                ],
-                watch_ages=lambda: [(one.source.name, one.age()) for one in self._reflectors],
-                routes_stale=lambda: self._fleet.table_is_stale,
-            )
+
+    def _look(self) -> View:
+        return View(
+            endpoints_ready=lambda: [
+                (route.model, self._fleet.ready_endpoints(route)) for route in self._fleet.table.by_model.values()
+            ],
+            watch_ages=lambda: [(one.source.name, one.age()) for one in self._reflectors],
+            routes_stale=lambda: self._fleet.table_is_stale,
         )
+
+    def _health_server(self) -> HealthServer:
+        self._metrics.registry.register(self._view)
+        return HealthServer(
+            self._settings.host,
+            self._settings.health_port,
+            live=self._heartbeat,
+            ready=self.why_not_ready,
+            registry=self._metrics.registry,
+        )
+
+    async def _may_listen(self, stop: asyncio.Event) -> bool:
+        """Alone: at once, readiness keeps requests away. One of several: not before the routes are known, since the
+        pod is ready by the others; false when it is told to stop before."""
+        while self._place and self.why_not_ready():
+            if stop.is_set():
+                return False
+            await asyncio.sleep(_LOOK_SECONDS)
+        return True
+
+    async def _tell(self, channel: Channel, stop: asyncio.Event) -> None:
+        """Report to the parent each second, and what is new at once; drain when the parent has died."""
+        gone = asyncio.create_task(channel.parent_gone())
+        said, said_at = None, 0.0
+        try:
+            while not gone.done():
+                now, reason = asyncio.get_running_loop().time(), self.why_not_ready()
+                if reason != said or now - said_at >= _BEAT_SECONDS:
+                    channel.send(Report(reason, families(self._view)))
+                    said, said_at = reason, now
+                await asyncio.wait([gone], timeout=_LOOK_SECONDS)
+            _log.error("the parent has died: draining")
+            stop.set()
+        finally:
+            gone.cancel()
 
     def _server(self, pipeline: Pipeline) -> _Server:
         app = App(

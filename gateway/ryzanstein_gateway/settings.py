@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ryzanstein_gateway.cpus import usable_cpus
 from ryzanstein_worker.contract import API_PORT, ENV_LOG_LEVEL, HEALTH_PORT
 
 ALL_NAMESPACES: Final = "*"
+_MOST_BY_DEFAULT: Final = 4
 
 
 class SettingsError(Exception):
@@ -45,6 +47,14 @@ class Settings:
     watch_seconds: float = 30.0
     """Life of one watch request. The server ends it then; one that is silent for longer is dead."""
     log_level: str = "INFO"
+    stuck_seconds: float = 15.0
+    """A process of several that has been silent for so long is killed and replaced."""
+    processes: int = 1
+    """How many processes share the port."""
+    slot: int = 0
+    """Which of them this is, from 0."""
+    shared_dir: Path | None = None
+    """A folder that all of them share, empty at the start, gone with their parent. None where there is but one."""
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -72,6 +82,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         drain_grace_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_GRACE_SECONDS", Settings.drain_grace_seconds),
         drain_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_SECONDS", Settings.drain_seconds),
         watch_seconds=_seconds(environ, "RYZANSTEIN_WATCH_SECONDS", Settings.watch_seconds),
+        stuck_seconds=_seconds(environ, "RYZANSTEIN_GATEWAY_STUCK_SECONDS", Settings.stuck_seconds),
+        processes=_integer(environ, "RYZANSTEIN_GATEWAY_PROCESSES", min(usable_cpus(), _MOST_BY_DEFAULT), 1, 64),
         log_level=_choice(environ, ENV_LOG_LEVEL, "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
     )
 

@@ -78,22 +78,29 @@ def test_store_keeps_services_apart_and_forgets_what_is_gone() -> None:
     assert store.by_service == {("ns", "s"): (Endpoint("1.1.1.1"),)}
 
 
+def picked(fleet: Fleet, route: Route) -> set[Endpoint]:
+    """Where four requests go."""
+    return {choice.endpoint for _ in range(4) if (choice := fleet.pick(route, set()))}
+
+
 def test_a_mark_passes_and_counts_come_back() -> None:
     now = [0.0]
     fleet = Fleet(clock=lambda: now[0])
     route = Route(model="m", namespace="ns", service="s", port=8000)
     fleet.add_store().replace([piece("a", entry(A.host), entry(B.host))])
     fleet.shun(A)
-    assert {fleet.pick(route, set()) for _ in range(4)} == {B}
+    assert picked(fleet, route) == {B}
     now[0] = SHUN_SECONDS
-    assert {fleet.pick(route, set()) for _ in range(4)} == {A, B}
+    assert picked(fleet, route) == {A, B}
     with fleet.in_flight(A), fleet.in_flight(A), fleet.in_flight(B):
-        assert {fleet.pick(route, set()) for _ in range(4)} == {B}
+        assert picked(fleet, route) == {B}
     assert not fleet._in_flight
 
 
 def test_settings_from_the_environment() -> None:
     base = {"RYZANSTEIN_NAMESPACE": "rz"}
+    assert 1 <= read_settings(base).processes <= 4, "as many as there are CPUs, up to four"
+    base |= {"RYZANSTEIN_GATEWAY_PROCESSES": "1"}
     assert read_settings(base) == Settings(namespace="rz", watch_namespaces=("rz",))
     full = read_settings(
         base

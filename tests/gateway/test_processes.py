@@ -1,0 +1,249 @@
+"""Several processes behind one port: one may die or hang, the others go on; the end is everybody's drain."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from gateway_process import MODEL, GatewayProcess, gateway_process
+from processes import is_running, until
+from replica import event_stream
+from ryzanstein_gateway.cpus import usable_cpus
+from ryzanstein_gateway.exposition import families, merged
+from ryzanstein_gateway.member import Report
+from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.processes import restart_pause, why_not_ready
+from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY
+
+ASK: dict[str, Any] = {"model": MODEL, "messages": [], "stream": True}
+REQUESTS = f'ryzanstein_gateway_requests_total{{code="200",model="{MODEL}"}}'
+IN_FLIGHT = f'ryzanstein_gateway_requests_in_flight{{model="{MODEL}"}}'
+READY = "ryzanstein_gateway_processes_ready"
+RESTARTS = "ryzanstein_gateway_process_restarts_total"
+LOST = "ryzanstein_gateway_requests_lost_total"
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
+    """Two processes, both ready."""
+    async with gateway_process(tmp_path, RYZANSTEIN_GATEWAY_PROCESSES="2") as one:
+        await one.until_metric(READY, 2)
+        yield one
+
+
+async def ask(gateway: GatewayProcess) -> httpx.Response:
+    """One request over a connection of its own."""
+    async with gateway.client() as client:
+        return await client.post("/v1/chat/completions", json=ASK | {"stream": False})
+
+
+class Streams:
+    """Streams that have begun, each over a connection of its own, and wait for `release`."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._gateway = gateway
+        self._replica = gateway.replicas[0]
+        self._go_on = asyncio.Event()
+        self._begun = 0
+        self._replica.answer = self._answer
+        self.tasks: list[asyncio.Task[bytes]] = []
+
+    async def begin(self, count: int) -> None:
+        """Begin streams and wait until the first token of each is there."""
+        self.tasks = [asyncio.create_task(self._read()) for _ in range(count)]
+        await until(lambda: self._begun == count, 20, "every stream has begun")
+
+    async def release(self) -> list[bytes]:
+        """Let them run to their ends."""
+        self._go_on.set()
+        return await asyncio.wait_for(asyncio.gather(*self.tasks), 20)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        response = await event_stream(request)
+        await response.write(self._replica.piece(MODEL, 0))
+        await self._go_on.wait()
+        await response.write(self._replica.piece(MODEL, 1) + b"data: [DONE]\n\n")
+        return response
+
+    async def _read(self) -> bytes:
+        got = b""
+        async with self._gateway.client() as client, client.stream("POST", "/v1/chat/completions", json=ASK) as reply:
+            try:
+                async for piece in reply.aiter_raw():
+                    self._begun += not got
+                    got += piece
+            except httpx.TransportError:
+                got += b"<broken>"
+        return got
+
+
+async def test_a_killed_process_takes_only_its_own_streams_and_is_replaced(gateway: GatewayProcess) -> None:
+    streams = Streams(gateway)
+    await streams.begin(16)
+    assert (await gateway.metrics())[IN_FLIGHT] == 16, "the sum over both processes"
+    first, second = gateway.members
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: any(task.done() for task in streams.tasks), 10, "its streams have ended")
+    assert (await gateway.get(HEALTH_READY)).status_code == 200, "the other takes requests"
+    assert (await gateway.get(HEALTH_LIVE)).status_code == 200
+    await gateway.until_metric(RESTARTS, 1)
+    ends = await streams.release()
+    broken = [end for end in ends if end.endswith(b"<broken>")]
+    assert 0 < len(broken) < 16, "both had streams"
+    assert all(end.endswith(b"data: [DONE]\n\n") for end in ends if end not in broken)
+    await gateway.until_metric(READY, 2)
+    members = gateway.members
+    assert second in members
+    assert first not in members
+    metrics = await gateway.metrics()
+    assert metrics[LOST] == len(broken)
+    assert metrics.get(IN_FLIGHT, 0) == 0, "the dead process' part is gone"
+    assert metrics[REQUESTS] == 16 - len(broken)
+
+
+async def test_requests_go_on_and_counts_never_fall_while_processes_are_killed(gateway: GatewayProcess) -> None:
+    counts = [0.0]
+    done = 0
+    for _ in range(2):
+        victim = gateway.members[0]
+        for number in range(20):
+            if number == 5:
+                os.kill(victim, signal.SIGKILL)
+                await until(lambda pid=victim: not is_running(pid), 5, "it is dead")  # type: ignore[misc]
+            assert (await ask(gateway)).status_code == 200
+            done += 1
+            counts.append((await gateway.metrics()).get(REQUESTS, 0))
+        await gateway.until_metric(READY, 2)
+        await until(lambda pid=victim: pid not in gateway.members and len(gateway.members) == 2, 10, "replaced")  # type: ignore[misc]
+    assert counts == sorted(counts)
+    assert counts[-1] == done, "what a killed process had counted is not lost"
+
+
+async def test_both_processes_get_connections_and_one_that_hangs_is_replaced(tmp_path: Path) -> None:
+    environ = {"RYZANSTEIN_GATEWAY_PROCESSES": "2", "RYZANSTEIN_GATEWAY_STUCK_SECONDS": "2"}
+    async with gateway_process(tmp_path, **environ) as gateway:
+        await gateway.until_metric(READY, 2)
+        for _ in range(24):
+            assert (await ask(gateway)).status_code == 200
+        access = [one for one in gateway.records if one["logger"] == "ryzanstein_gateway.access"]
+        assert {one["process"] for one in access} == {0, 1}
+        frozen = gateway.members[0]
+        os.kill(frozen, signal.SIGSTOP)
+        await until(lambda: not is_running(frozen), 15, "the parent kills what has fallen silent")
+        await gateway.until_metric(READY, 2)
+        assert (await ask(gateway)).status_code == 200
+
+
+async def test_sigterm_is_not_ready_at_once_lets_every_stream_end_and_ends_all(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    streams = Streams(gateway)
+    await streams.begin(8)
+    members = gateway.members
+    gateway.process.send_signal(signal.SIGTERM)
+    await until(lambda: any("draining" in one["message"] for one in gateway.records), 5, "the drain has begun")
+    assert (await gateway.get(HEALTH_READY)).text == "draining\n"
+    await asyncio.sleep(0.5)  # the grace is over: nobody listens any more
+    with pytest.raises(httpx.ConnectError):
+        await ask(gateway)
+    assert not any(task.done() for task in streams.tasks)
+    for end in await streams.release():
+        assert end.endswith(b"data: [DONE]\n\n")
+    assert await gateway.stop() == 0
+    assert not any(is_running(pid) for pid in members)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("ryzanstein-")], "the shared folder is gone"
+
+
+async def test_members_end_when_their_parent_is_killed(gateway: GatewayProcess) -> None:
+    members = gateway.members
+    gateway.process.kill()
+    await gateway.process.wait()
+    await until(lambda: not any(is_running(pid) for pid in members), 15, "no member lives on unseen")
+
+
+async def test_a_member_listens_only_once_it_knows_the_routes(tmp_path: Path) -> None:
+    async with gateway_process(tmp_path, wait=False, RYZANSTEIN_GATEWAY_PROCESSES="2") as gateway:
+        gateway.kube.broken_status = 503
+        await until(lambda: len(gateway.kube.requests) >= 4, 40, "both have asked in vain")
+        assert (await gateway.get(HEALTH_READY)).status_code == 503
+        with pytest.raises(httpx.ConnectError):
+            await ask(gateway)
+        gateway.kube.broken_status = 0
+        await gateway.until_ready()
+        assert (await ask(gateway)).status_code == 200
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(0, 0), (1, 0), (2, 0.5), (3, 1), (4, 2), (9, 30), (1000, 30)])
+def test_the_pause_before_a_restart_doubles_to_a_bound(failures: int, seconds: float) -> None:
+    assert restart_pause(failures) == seconds
+
+
+@pytest.mark.parametrize(
+    ("reports", "draining", "reason"),
+    [
+        ([Report(""), Report("")], False, ""),
+        ([Report(""), None], False, ""),
+        ([Report(""), Report("no routes")], False, ""),
+        ([Report("no routes"), None], False, "a process is starting, no routes"),
+        ([None, None], False, "a process is starting"),
+        ([Report(""), Report("")], True, "draining"),
+    ],
+)
+def test_one_member_that_takes_requests_makes_the_gateway_ready(
+    reports: list[Report | None], draining: bool, reason: str
+) -> None:
+    assert why_not_ready(reports, draining=draining) == reason
+
+
+class Shown(Collector):
+    """A view with fixed gauges."""
+
+    def __init__(self, **values: float) -> None:
+        self._values = values
+
+    def collect(self) -> Iterable[Metric]:
+        """One gauge with a label, one without."""
+        gauge = GaugeMetricFamily("endpoints", "Ready.", labels=["model"])
+        for model, value in self._values.items():
+            gauge.add_metric([model], value)
+        return [gauge, GaugeMetricFamily("stale", "Old.", value=max(self._values.values()))]
+
+
+def test_what_all_processes_see_alike_is_shown_once_at_its_worst() -> None:
+    metrics = merged([families(Shown(a=1, b=2)), families(Shown(a=3))])
+    samples = {(one.name, tuple(one.labels.values())): one.value for metric in metrics for one in metric.samples}
+    assert samples == {("endpoints", ("a",)): 3, ("endpoints", ("b",)): 2, ("stale", ()): 3}
+
+
+def test_every_gauge_of_a_process_is_a_part_of_the_sum_of_those_that_live() -> None:
+    wrappers = [one for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)]
+    assert wrappers
+    modes = {one._name: one._multiprocess_mode for one in wrappers if one._type == "gauge"}  # type: ignore[attr-defined]
+    assert set(modes.values()) == {"livesum"}, modes
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_cpus_are_what_affinity_and_quota_allow(tmp_path: Path, files: dict[str, str], cpus: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert usable_cpus(tmp_path) == (cpus or len(os.sched_getaffinity(0)))
