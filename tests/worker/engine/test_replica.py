@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -87,6 +88,49 @@ def test_an_abort_in_the_middle_frees_the_blocks(replica: Callable[..., Replica]
     engine.change([request.request_id], [])
     assert engine.scheduler.kv_cache_usage == 0
     assert not engine.scheduler.has_work
+
+
+def test_a_request_goes_on_behind_what_another_engine_generated(replica: Callable[..., Replica]) -> None:
+    odd = add_request(PROMPT[:9], temperature=1.5, seed=3, frequency_penalty=1.5, presence_penalty=0.5, max_tokens=14)
+    early = add_request(PROMPT[:5], min_tokens=8, stop_token_ids=tuple(range(150)), max_tokens=14)
+    for request in [*mixed(4), odd, early]:
+        (whole,) = outputs(replica(), [request])
+        for cut in range(len(whole)):
+            rest = msgspec.structs.replace(request, output_token_ids=whole[:cut])
+            assert outputs(replica(max_num_batched_tokens=8), [rest]) == [whole]
+
+
+def test_a_preempted_continuation_gives_the_same_tokens(replica: Callable[..., Replica]) -> None:
+    whole = one_by_one(replica)
+    rest = [
+        msgspec.structs.replace(request, output_token_ids=tokens[: 2 + n])
+        for n, (request, tokens) in enumerate(zip(mixed(), whole, strict=True))
+    ]
+    tight = replica(num_kv_blocks=12, max_num_seqs=6, max_num_batched_tokens=32)
+    assert outputs(tight, rest) == whole
+    assert tight.scheduler.counters.preemptions > 0
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ([384], "outside the model's vocabulary"),
+        ([5, -1], "outside the model's vocabulary"),
+        ([5] * 8, "all that was asked for"),
+        ([5] * 40, "no room for more"),
+        ([None], "could not be checked"),
+    ],
+)
+def test_a_continuation_that_cannot_be_fails_alone(
+    replica: Callable[..., Replica], output: list[int], sentence: str
+) -> None:
+    bad = msgspec.structs.replace(add_request(PROMPT[:8]), output_token_ids=output)
+    good = mixed(1)
+    engine = replica(num_kv_blocks=64)
+    ended = finish(engine, [bad, *good])
+    assert ended[bad.request_id].finish_reason == "error"
+    assert sentence in (ended[bad.request_id].error or "")
+    assert ended[good[0].request_id].sequence.token_ids[-14:] == one_by_one(replica)[0]
 
 
 class ShortOfMemory:

@@ -1,17 +1,23 @@
 """Probes: true while the event loop is blocked, and on both ports."""
 
 import asyncio
+import json
 import time
 import urllib.request
+from typing import Any
 from urllib.error import HTTPError
 
 import httpx
 import pytest
 
-from ryzanstein_worker.engine.status import EngineHealth, RankHealth
+from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, RankHealth
 from ryzanstein_worker.errors import ConfigError
-from ryzanstein_worker.server.health import HealthServer, Phase, Probes
-from worker_process import WorkerProcess
+from ryzanstein_worker.server.health import Capacity, HealthServer, Phase, Probes, page
+from worker_process import MODEL_NAME, WorkerProcess
+
+
+def _rank(number: int, age: float) -> RankHealth:
+    return RankHealth(rank=number, state="step", age_seconds=age, beats=3)
 
 
 class Engine:
@@ -19,10 +25,14 @@ class Engine:
 
     def __init__(self, alive: bool = True) -> None:
         self.alive = alive
+        self.epoch = "e1"
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(running=3, waiting=2, kv_cache_usage=0.25)
 
     def health(self) -> EngineHealth:
         reason = "every rank gives signs of life" if self.alive else "rank 1 gave no sign of life for 12.0 s"
-        return EngineHealth(self.alive, reason, (RankHealth(rank=0, state="step", age_seconds=0.1, beats=3),))
+        return EngineHealth(self.alive, reason, (_rank(0, 0.1), _rank(1, 0.3)))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +53,55 @@ def test_live_and_ready_by_phase(phase: Phase, alive: bool | None, live: bool, r
     assert reason in probes.ready().body.decode()
 
 
+def _status(probes: Probes) -> dict[str, object]:
+    answer = page("/health/status", probes, lambda: b"")
+    assert answer is not None
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    status: dict[str, object] = json.loads(answer.body)
+    return status
+
+
+def test_the_status_tells_all_at_once_and_is_200_whatever_it_tells() -> None:
+    probes = Probes(Capacity(max_num_seqs=16, max_queued_requests=64))
+    known: dict[str, object] = {"max_num_seqs": 16, "max_queued_requests": 64}
+    idle = known | {"epoch": "", "beat_age": 0.0, "running": 0, "waiting": 0, "kv_cache_usage": 0.0}
+    assert _status(probes) == idle | {"phase": "loading", "ready": False, "reason": "The model is loading."}
+    busy = known | {"epoch": "e1", "beat_age": 0.3, "running": 3, "waiting": 2, "kv_cache_usage": 0.25}
+    probes.phase, probes.engine = "serving", Engine()
+    assert _status(probes) == busy | {"phase": "serving", "ready": True, "reason": "every rank gives signs of life"}
+    probes.phase = "draining"
+    assert _status(probes) == busy | {"phase": "draining", "ready": False, "reason": "The worker is draining."}
+    probes.phase, probes.engine = "serving", Engine(alive=False)
+    reason = "rank 1 gave no sign of life for 12.0 s"
+    assert _status(probes) == busy | {"phase": "serving", "ready": False, "reason": reason}
+
+
+async def test_the_status_shows_what_the_engine_does(worker: WorkerProcess) -> None:
+    async with httpx.AsyncClient(timeout=30) as client:
+
+        async def status() -> dict[str, Any]:
+            answer: dict[str, Any] = (await client.get(f"{worker.health}/health/status")).json()
+            return answer
+
+        body = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 300, "ignore_eos": True, "n": 24}
+        asked = asyncio.create_task(client.post(f"{worker.api}/v1/completions", json=body))
+        seen = []
+        while not asked.done():
+            seen.append(await status())
+            await asyncio.sleep(0.005)
+        assert (await asked).status_code == 200
+        # 16 at most run at once, and all are told of from the first moment on.
+        assert max(one["running"] for one in seen) == 16
+        assert {one["running"] + one["waiting"] for one in seen} <= set(range(25))
+        assert any((one["running"], one["waiting"]) == (16, 8) for one in seen)
+        assert max(one["kv_cache_usage"] for one in seen) > 0.2
+        assert max(one["beat_age"] for one in seen) < 5
+        assert len({one["epoch"] for one in seen}) == 1
+        after = await status()
+        assert (after["running"], after["waiting"], after["kv_cache_usage"]) == (0, 0, 0)
+        assert (after["max_num_seqs"], after["max_queued_requests"]) == (16, 1024)
+
+
 async def test_probes_answer_while_the_event_loop_is_blocked() -> None:
     probes = Probes()
     probes.engine, probes.phase = Engine(), "serving"
@@ -51,7 +110,7 @@ async def test_probes_answer_while_the_event_loop_is_blocked() -> None:
 
         def ask() -> list[tuple[int, float]]:
             answers = []
-            for path in ("/health/live", "/health/ready", "/metrics"):
+            for path in ("/health/live", "/health/ready", "/health/status", "/metrics"):
                 with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as response:
                     answers.append((response.status, time.monotonic()))
             return answers
@@ -60,7 +119,7 @@ async def test_probes_answer_while_the_event_loop_is_blocked() -> None:
         time.sleep(2.0)  # noqa: ASYNC251 - the point: nothing else runs on this loop meanwhile
         unblocked = time.monotonic()
         answers = await asking
-        assert [status for status, _ in answers] == [200, 200, 200]
+        assert [status for status, _ in answers] == [200, 200, 200, 200]
         assert max(moment for _, moment in answers) < unblocked
     finally:
         server.close()

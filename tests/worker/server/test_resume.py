@@ -44,7 +44,7 @@ def _same(one: bytes, other: bytes) -> bool:
     """Byte for byte but for log probabilities: a prefill and a decode add the same numbers up in different orders."""
     if b'"logprob' not in one:
         return one == other
-    return json.loads(one.removeprefix(b"data: ")) == _close(json.loads(other.removeprefix(b"data: ")))
+    return bool(json.loads(one.removeprefix(b"data: ")) == _close(json.loads(other.removeprefix(b"data: "))))
 
 
 def _close(value: Any) -> Any:

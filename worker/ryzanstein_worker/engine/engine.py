@@ -5,6 +5,7 @@ the model lives in the ranks.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from ryzanstein_worker.engine.request import Abort, AddRequest, TokenOutput
 from ryzanstein_worker.engine.status import (
     EngineBusyError,
     EngineHealth,
+    EngineLoad,
     EngineStats,
     GroupLost,
     GroupLostError,
@@ -27,13 +29,15 @@ from ryzanstein_worker.parallel.messages import ChannelClosedError
 
 __all__ = ["Engine", "EngineBusyError", "EngineHealth", "EngineStats", "GroupLost", "GroupLostError", "ModelInfo"]
 
+logger = logging.getLogger(__name__)
+
 _STOPPED = GroupLost(rank=None, reason="the engine was stopped")
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Make it with `start`, end it with `stop`. All but `health` belongs to the event loop's thread."""
+    """Make it with `start`, end it with `stop`. All but `epoch`, `health` and `load` is the event loop's thread's."""
 
     def __init__(self, config: EngineConfig, executor: Executor, info: ModelInfo) -> None:
         self._config = config
@@ -65,6 +69,17 @@ class Engine:
     def info(self) -> ModelInfo:
         """Facts of the loaded model."""
         return self._info
+
+    @property
+    def epoch(self) -> str:
+        """Names this start of the group of ranks; the next start has another."""
+        return self._executor.epoch
+
+    def load(self) -> EngineLoad:
+        """As rank 0 told in shared memory, with what it has not come to read yet: may be called from any thread."""
+        running, _, usage = self._executor.slots.read_load()
+        inside = len(self._streams)
+        return EngineLoad(running=min(running, inside), waiting=max(0, inside - running), kv_cache_usage=usage)
 
     def stats(self) -> EngineStats:
         """Rank 0's counters after its latest step."""
@@ -140,7 +155,8 @@ class Engine:
             raise GroupLostError(await self.wait_lost()) from None
 
     async def _read_reports(self) -> None:
-        """Rank 0's reports to their streams, until its end closes; the supervisor then says why."""
+        """Rank 0's reports to their streams, until its end closes; the supervisor then says why. What is no report
+        closes it as well: a group that nobody reads would live on and answer nobody."""
         try:
             while True:
                 report = await self._executor.links[0].receive()
@@ -149,8 +165,10 @@ class Engine:
                 for output in report.outputs:
                     if (stream := self._streams.get(output.request_id)) is not None:
                         stream.put_nowait(output)
-        except ChannelClosedError:
-            return
+        except ChannelClosedError as error:
+            logger.info("no more reports: %s", error)
+        finally:
+            self._executor.links[0].close()
 
     def _end(self, lost: GroupLost) -> None:
         if self._lost is None:

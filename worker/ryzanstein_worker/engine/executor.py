@@ -74,7 +74,9 @@ class Executor:
         links: list[RankLink],
         slots: HeartbeatMap,
         directory: Path,
+        epoch: str,
     ) -> None:
+        self.epoch = epoch
         self.processes = processes
         self.links = links
         self.slots = slots
@@ -118,7 +120,7 @@ class Executor:
             os.close(heartbeat_fd)
             for sock in [*(pair[1] for pair in parents), *(end for pair in peers for end in pair)]:
                 sock.close()
-        return cls(config, processes, links, slots, directory)
+        return cls(config, processes, links, slots, directory, epoch)
 
     async def stop(self) -> None:
         """Tell the ranks to go by closing their channels; kill what is still there after three seconds."""

@@ -1,7 +1,8 @@
 """Signs of life in shared memory: one slot a rank, written by it, read by the parent without asking anyone.
 
-A slot is four words of eight bytes: CLOCK_MONOTONIC in nanoseconds (one clock for all processes of a machine), a
-count of beats, the state, spare. Words are aligned, so a reader never sees half of one.
+A slot is eight words of eight bytes, a cache line: CLOCK_MONOTONIC in nanoseconds (one clock for all processes of a
+machine), a count of beats, the state, then the load of rank 0's scheduler: running, waiting, millionths of the KV
+blocks in use; two spare. Words are aligned, so a reader never sees half of one.
 """
 
 import mmap
@@ -9,7 +10,8 @@ import os
 import time
 from enum import IntEnum
 
-_WORDS = 4
+_WORDS = 8
+_MILLION = 1_000_000
 
 
 class RankState(IntEnum):
@@ -52,6 +54,16 @@ class HeartbeatMap:
         at = rank * _WORDS
         age = (time.monotonic_ns() - self._words[at]) / 1e9
         return max(0.0, age), self._words[at + 1], RankState(self._words[at + 2])
+
+    def tell_load(self, running: int, waiting: int, kv_cache_usage: float) -> None:
+        """Rank 0's alone: what its scheduler has to do. `kv_cache_usage` is a share, 0 to 1."""
+        self._words[3] = running
+        self._words[4] = waiting
+        self._words[5] = round(kv_cache_usage * _MILLION)
+
+    def read_load(self) -> tuple[int, int, float]:
+        """Running, waiting, share of the KV blocks in use, as rank 0 last told."""
+        return self._words[3], self._words[4], self._words[5] / _MILLION
 
     def close(self) -> None:
         self._words.release()

@@ -20,7 +20,8 @@ _TOKENS_A_FRAME = 2**20  # adds beyond this many known tokens wait for the next 
 
 
 class Leader:
-    """`beat` is called with what comes next, at least every `tick` seconds while idle."""
+    """`beat` is called with what comes next, at least every `tick` seconds while idle; `tell_load` with running and
+    waiting requests and the share of KV blocks in use, before and after each step."""
 
     def __init__(
         self,
@@ -31,10 +32,12 @@ class Leader:
         parent: Channel[FromRank, FromParent],
         peers: list[Channel[StepFrame, StepFrame]],
         beat: Callable[[RankState], None],
+        tell_load: Callable[[int, int, float], None],
         tick: float,
     ) -> None:
         self._replica = replica
         self._epoch = epoch
+        self._tell_load = tell_load
         self._inbox = inbox
         self._parent = parent
         self._peers = peers
@@ -66,8 +69,14 @@ class Leader:
         self._tell(aborts, adds)
         step = self._replica.scheduler.schedule()
         if step is not None:
+            self._publish_load()
             outputs += self._step(step)
+        self._publish_load()
         self._parent.send(StepReport(outputs=outputs, stats=self._stats()))
+
+    def _publish_load(self) -> None:
+        scheduler = self._replica.scheduler
+        self._tell_load(len(scheduler.running), len(scheduler.waiting), scheduler.kv_cache_usage)
 
     def _tell(self, aborts: list[str], adds: list[AddRequest]) -> None:
         frame = StepFrame(

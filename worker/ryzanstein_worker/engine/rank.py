@@ -84,6 +84,7 @@ class RankProcess:
             parent=self._to_parent,
             peers=self._peers,
             beat=self._beat,
+            tell_load=self._slots.tell_load,
             tick=self._tick,
         ).run()
 

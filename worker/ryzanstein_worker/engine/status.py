@@ -31,6 +31,15 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
+class EngineLoad:
+    """What the engine has to do at this moment."""
+
+    running: int
+    waiting: int  # every request that was handed to the engine and does not run
+    kv_cache_usage: float  # 0..1
+
+
+@dataclass(frozen=True)
 class RankHealth:
     """One rank's heartbeat as shared memory shows it."""
 

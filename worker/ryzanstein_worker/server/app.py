@@ -23,7 +23,7 @@ from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.server.api import build_app
 from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
 from ryzanstein_worker.server.gate import Gate
-from ryzanstein_worker.server.health import HealthServer, Probes
+from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.server.protocol import BoundedHttpProtocol
 from ryzanstein_worker.server.service import Service
 from ryzanstein_worker.server.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ class _Worker:
     def __init__(self, config: ServeConfig, api_socket: socket.socket) -> None:
         self._config = config
         self._socket = api_socket
-        self._probes = Probes()
+        self._probes = Probes(Capacity(config.engine.max_num_seqs, config.engine.max_queued_requests))
         self._metrics = ServerMetrics(config.served_model_name)
         model_dir = config.engine.model_path
         # Before the engine: what is wrong with these files is told without the wait for the weights.

@@ -1,7 +1,8 @@
 """Probes and metrics on a port and a thread of their own, so that they answer while the event loop is busy.
 
 Live: the engine's ranks show signs of life (read from shared memory; a long prefill is life, a queue is no death).
-Ready: live, warmed up, not draining. Knows no requests.
+Ready: live, warmed up, not draining. Status: the same and the load, for the gateway, which asks each second and wants
+to know all at once; it is 200 as long as the process answers. Knows no requests.
 """
 
 import json
@@ -14,8 +15,8 @@ from typing import Literal, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, METRICS
-from ryzanstein_worker.engine.status import EngineHealth
+from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, HEALTH_STATUS, METRICS
+from ryzanstein_worker.engine.status import EngineHealth, EngineLoad
 from ryzanstein_worker.errors import ConfigError
 
 Phase = Literal["loading", "serving", "draining"]
@@ -26,7 +27,34 @@ _log = logging.getLogger(__name__)
 class HealthSource(Protocol):
     """The part of the engine that the probes need. Called from any thread."""
 
+    @property
+    def epoch(self) -> str: ...
     def health(self) -> EngineHealth: ...
+    def load(self) -> EngineLoad: ...
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the worker takes at most, as it was configured."""
+
+    max_num_seqs: int = 0
+    max_queued_requests: int = 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status page, field by field."""
+
+    phase: Phase
+    ready: bool
+    reason: str
+    epoch: str  # of this start of the ranks; "" while they start
+    beat_age: float  # seconds since the latest sign of life of the rank whose is oldest; 0 while loading
+    running: int
+    waiting: int
+    kv_cache_usage: float  # 0..1
+    max_num_seqs: int
+    max_queued_requests: int
 
 
 @dataclass(frozen=True)
@@ -34,13 +62,15 @@ class Verdict:
     """A probe's answer: good is 200, else 503; the reason is a sentence."""
 
     good: bool
+    reason: str
     body: bytes
 
 
 class Probes:
     """What live and ready say. Written by the event loop's thread, read by any; each field is one reference."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: Capacity | None = None) -> None:
+        self._capacity = capacity or Capacity()
         self.phase: Phase = "loading"
         self.engine: HealthSource | None = None
 
@@ -62,10 +92,28 @@ class Probes:
             return _verdict(False, "The worker is draining.", phase, health)
         return _verdict(health.alive, health.reason, phase, health)
 
+    def status(self) -> Status:
+        """All that the gateway wants to know, from shared memory."""
+        engine, ready = self.engine, self.ready()
+        load = engine.load() if engine is not None else EngineLoad(0, 0, 0.0)
+        ages = [rank.age_seconds for rank in engine.health().ranks] if engine is not None else []
+        return Status(
+            phase=self.phase,
+            ready=ready.good,
+            reason=ready.reason,
+            epoch=engine.epoch if engine is not None else "",
+            beat_age=round(max(ages, default=0.0), 3),
+            running=load.running,
+            waiting=load.waiting,
+            kv_cache_usage=load.kv_cache_usage,
+            max_num_seqs=self._capacity.max_num_seqs,
+            max_queued_requests=self._capacity.max_queued_requests,
+        )
+
 
 def _verdict(good: bool, reason: str, phase: Phase, health: EngineHealth | None = None) -> Verdict:
     ranks = [asdict(rank) for rank in health.ranks] if health is not None else []
-    return Verdict(good, json.dumps({"ok": good, "phase": phase, "reason": reason, "ranks": ranks}).encode())
+    return Verdict(good, reason, json.dumps({"ok": good, "phase": phase, "reason": reason, "ranks": ranks}).encode())
 
 
 @dataclass(frozen=True)
@@ -84,6 +132,8 @@ def page(path: str, probes: Probes, metrics: Callable[[], bytes]) -> Page | None
     if path in (HEALTH_LIVE, HEALTH_READY):
         verdict = probes.live() if path == HEALTH_LIVE else probes.ready()
         return Page(200 if verdict.good else 503, "application/json", verdict.body)
+    if path == HEALTH_STATUS:
+        return Page(200, "application/json", json.dumps(asdict(probes.status())).encode())
     return None
 
 
