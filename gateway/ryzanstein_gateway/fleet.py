@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ryzanstein_gateway.balance import Candidate, Endpoint, Policy, choose
+from ryzanstein_gateway.balance import Candidate, Choice, Endpoint, Policy, choose
 from ryzanstein_gateway.endpoints import EndpointStore, ServiceKey
+from ryzanstein_gateway.prefix import PrefixMemory
 from ryzanstein_gateway.routes import ConfigMap, Route, RoutesError, RouteTable, parse_routes
 
 SHUN_SECONDS: Final = 5.0
@@ -31,6 +32,7 @@ class Fleet:
         self._in_flight: dict[str, int] = {}
         self._shunned_until: dict[str, float] = {}
         self._turns: dict[ServiceKey, itertools.count[int]] = {}
+        self._prefixes = PrefixMemory()
         self._clock = clock
 
     def add_store(self) -> EndpointStore:
@@ -47,14 +49,18 @@ class Fleet:
         """How many endpoints are ready and stay."""
         return sum(not endpoint.leaving for endpoint in self.endpoints(route))
 
-    def pick(self, route: Route, tried: set[str]) -> Endpoint | None:
-        """The endpoint to send to now, none of `tried`."""
+    def pick(self, route: Route, tried: set[str], prefix_keys: Sequence[int] = ()) -> Choice | None:
+        """Where to send now, none of `tried`. `prefix_keys`: of the prompt's beginning, where the policy asks for them;
+        what is picked is taken to have served them from now on."""
         now = self._clock()
         self._shunned_until = {host: until for host, until in self._shunned_until.items() if until > now}
         untried = [self._candidate(one) for one in self.endpoints(route) if one.host not in tried]
         turns = self._turns.setdefault((route.namespace, route.service), itertools.count())
-        choice = choose(untried, Policy.of(route.policy), turn=next(turns), draw=random.random())
-        return choice.endpoint if choice else None
+        prefix = self._prefixes.look_up(prefix_keys, [one.endpoint.host for one in untried])
+        choice = choose(untried, Policy.of(route.policy), turn=next(turns), draw=random.random(), prefix=prefix)
+        if choice:
+            self._prefixes.remember(choice.endpoint.host, prefix_keys)
+        return choice
 
     def _candidate(self, endpoint: Endpoint) -> Candidate:
         tier = 2 if endpoint.leaving else int(endpoint.host in self._shunned_until)

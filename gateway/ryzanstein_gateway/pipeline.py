@@ -9,32 +9,39 @@ from dataclasses import dataclass
 import msgspec
 
 from ryzanstein_gateway.auth import Principal
+from ryzanstein_gateway.balance import Policy
 from ryzanstein_gateway.errors import MODEL_NOT_FOUND, Refused
 from ryzanstein_gateway.exchange import Exchange, Outlet
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import members_of, model_of
 from ryzanstein_gateway.logs import AccessEntry, log_access
 from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.prefix import MOST_BYTES, piece_keys
 from ryzanstein_gateway.proxy import Errand, Proxy
 from ryzanstein_gateway.routes import Route
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request to generate: `path` says which of OpenAI's two APIs the body is of."""
+    """One request to generate: `path` says which of OpenAI's two APIs the body is of.
+
+    `opening`: the first bytes of its messages or its prompt as they stand in the body, MOST_BYTES at most.
+    """
 
     path: str
     body: bytes
     model: str
     stream: bool
     principal: Principal
+    opening: bytes = b""
 
 
 def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
     """What the gateway needs to know of a body. Raises Refused for one that no worker could take."""
     members = members_of(body)
     stream = members.get("stream") == msgspec.Raw(b"true")
-    return Generation(path, body, model_of(members), stream, principal)
+    opening = memoryview(members.get("messages") or members.get("prompt") or b"")[:MOST_BYTES]
+    return Generation(path, body, model_of(members), stream, principal, bytes(opening))
 
 
 class Pipeline:
@@ -56,7 +63,8 @@ class Pipeline:
         """From the route to the reply's last byte. Raises Refused before any byte went out."""
         route = self.find(generation.model, generation.principal)
         exchange.model = route.model
-        errand = Errand(route, generation.path, generation.body, generation.principal.cache_salt)
+        salt = generation.principal.cache_salt
+        errand = Errand(route, generation.path, generation.body, salt, _prefix_keys(generation, route))
         with self._metrics.in_flight.labels(route.model).track_inprogress():
             await self._proxy.forward(errand, exchange, outlet)
 
@@ -83,3 +91,10 @@ class Pipeline:
                 outcome=exchange.outcome,
             )
         )
+
+
+def _prefix_keys(generation: Generation, route: Route) -> tuple[int, ...]:
+    if Policy.of(route.policy) is not Policy.PREFIX_AWARE:
+        return ()
+    scope = f"{route.model} {generation.path} {generation.principal.cache_salt}"
+    return piece_keys(generation.opening, scope=scope)

@@ -16,7 +16,7 @@ from ryzanstein_gateway.balance import Prefix
 
 PIECE_BYTES: Final = 512
 """Some 128 tokens of English: what is shorter is not worth a longer queue."""
-MOST_PIECES: Final = 64
+MOST_BYTES: Final = 64 * PIECE_BYTES
 """Prompts that agree in 32 KiB are taken for equal."""
 CAPACITY: Final = 65_536
 """Pieces remembered, of all replicas together: 32 MiB of text in about 15 MiB of memory."""
@@ -32,7 +32,7 @@ def piece_keys(prompt: bytes, *, scope: str) -> tuple[int, ...]:
     running = hashlib.blake2b(scope.encode(), digest_size=_KEY_BYTES)
     keys = []
     view = memoryview(prompt)
-    for end in range(PIECE_BYTES, min(len(view), MOST_PIECES * PIECE_BYTES) + 1, PIECE_BYTES):
+    for end in range(PIECE_BYTES, min(len(view), MOST_BYTES) + 1, PIECE_BYTES):
         running.update(view[end - PIECE_BYTES : end])
         keys.append(int.from_bytes(running.copy().digest()))
     return tuple(keys)

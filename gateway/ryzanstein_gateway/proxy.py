@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from ryzanstein_gateway.balance import Endpoint
+from ryzanstein_gateway.balance import Endpoint, Policy
 from ryzanstein_gateway.errors import (
     NO_REPLICA,
     OVERLOADED,
@@ -57,12 +57,13 @@ class NotStarted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What is to be sent: the body as it came, to whichever replica of the route."""
+    """What is to be sent: the body as it came, to whichever replica of the route. `prefix_keys`: prefix.piece_keys."""
 
     route: Route
     path: str
     body: bytes
     cache_salt: str
+    prefix_keys: tuple[int, ...] = ()
 
 
 class Proxy:
@@ -95,9 +96,12 @@ class Proxy:
         tried: set[str] = set()
         reason: NotStarted | None = None
         while exchange.tries < MAX_TRIES:
-            endpoint = self._fleet.pick(errand.route, tried)
-            if endpoint is None:
+            choice = self._fleet.pick(errand.route, tried, errand.prefix_keys)
+            if choice is None:
                 break
+            endpoint = choice.endpoint
+            policy = Policy.of(errand.route.policy)
+            self._metrics.routing_choices.labels(errand.route.model, policy.value, choice.why.value).inc()
             tried.add(endpoint.host)
             exchange.tries += 1
             exchange.endpoint = endpoint.pod or endpoint.host

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from ryzanstein_gateway.latency import FORGET_SECONDS, Latency
-from ryzanstein_gateway.prefix import CAPACITY, MOST_PIECES, PIECE_BYTES, PrefixMemory, piece_keys
+from ryzanstein_gateway.prefix import CAPACITY, MOST_BYTES, PIECE_BYTES, PrefixMemory, piece_keys
 
 SYSTEM = {"role": "system", "content": "You are helpful. " * 100}
 
@@ -43,7 +43,7 @@ def test_tenants_and_models_share_no_key() -> None:
         (PIECE_BYTES - 1, 0),
         (PIECE_BYTES, 1),
         (3 * PIECE_BYTES + 7, 3),
-        (MOST_PIECES * PIECE_BYTES + 1, MOST_PIECES),
+        (MOST_BYTES + 1, MOST_BYTES // PIECE_BYTES),
     ],
 )
 def test_only_whole_pieces_count_and_no_more_than_the_most(size: int, pieces: int) -> None:

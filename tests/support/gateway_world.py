@@ -57,8 +57,10 @@ class World:
         self.hosts += 1
         return await self.stack.enter_async_context(replica(f"127.0.0.{self.hosts}", self.port))
 
-    async def route(self, model: str, *, key_sets: Sequence[str] = (), max_model_len: int | None = None) -> None:
-        """Put a model into the route table."""
+    async def route(
+        self, model: str, *, key_sets: Sequence[str] = (), max_model_len: int | None = None, **row: Any
+    ) -> None:
+        """Put a model into the route table; `row`: more of its fields, as they are called there."""
         self.models[model] = {
             "model": model,
             "namespace": NAMESPACE,
@@ -66,6 +68,7 @@ class World:
             "port": self.port,
             "keySets": list(key_sets),
             "maxModelLen": max_model_len,
+            **row,
         }
         await self.put_routes(json.dumps({"version": 1, "models": list(self.models.values())}))
         await until(lambda: model in self.gateway._fleet.table.by_model, "the route is known")
