@@ -180,6 +180,49 @@ def test_out_of_memory_beside_other_ranks_and_other_errors_are_not_hidden(
             finish(engine, [add_request(PROMPT)])
 
 
+class Allergic:
+    """A decoder that raises at a token."""
+
+    def __init__(self, model: Model, token: int, *, device: torch.device = CPU) -> None:
+        self.device = device
+        self._model, self._token = model, token
+
+    def forward(
+        self, token_ids_T: torch.Tensor, meta: BatchMeta, kv: KVCache, on_layer: Callable[[], None]
+    ) -> torch.Tensor:
+        if self._token in token_ids_T:
+            raise ValueError("a fault that nobody foresaw")
+        return self._model.forward(token_ids_T.to(CPU), meta, kv, on_layer)
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor | None:
+        return self._model.logits(hidden_ND)
+
+
+def test_whatever_one_request_raises_in_a_step_fails_that_one_alone(
+    replica: Callable[..., Replica], model: Model
+) -> None:
+    good = mixed(3)
+    expected = [outputs(replica(num_kv_blocks=64), [request])[0] for request in good]
+    poison = [add_request([5, 6, 333, 7]), add_request([333])]
+    engine = replica(model=Allergic(model, 333), num_kv_blocks=64, max_num_seqs=8, max_num_batched_tokens=64)
+    ended = finish(engine, [good[0], poison[0], good[1], poison[1], good[2]])
+    assert [ended[request.request_id].finish_reason for request in poison] == ["error", "error"]
+    sequences = [ended[request.request_id].sequence for request in good]
+    assert [sequence.token_ids[sequence.num_prompt :] for sequence in sequences] == expected
+    assert engine.scheduler.kv_cache_usage == 0
+
+
+def test_a_fault_beside_other_ranks_or_of_the_device_is_no_requests_own(
+    replica: Callable[..., Replica], model: Model
+) -> None:
+    beside = replica(model=Allergic(model, 333), alone=False)
+    with pytest.raises(ValueError, match="nobody foresaw"):
+        finish(beside, [add_request([333])])
+    broken = replica(model=Allergic(model, 5, device=torch.device("cuda", 99)))  # no call to it succeeds
+    with pytest.raises((RuntimeError, AssertionError)):
+        finish(broken, [add_request(PROMPT)])
+
+
 def test_a_row_whose_sampling_raises_fails_alone() -> None:
     good = SamplingRow(add_request([1]).sampling, 3, [])
     bad = SamplingRow(add_request([1], min_tokens=9, stop_token_ids=(10**6,)).sampling, 3, [])

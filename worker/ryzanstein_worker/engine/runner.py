@@ -60,6 +60,10 @@ class Runner:
         self._on_layer()
         return [] if logits_NV is None else sample_each(logits_NV, [_row(sequence) for sequence in step.sampling])
 
+    def check_device(self) -> None:
+        """Raise if the device computes nothing any more: after some errors CUDA fails every call that follows."""
+        torch.ones(1, device=self._model.device).sum().item()
+
     def warm_up(self, lengths: list[int]) -> None:
         """Run one step of new sequences of these lengths, then one more token of each, into the cache's first blocks.
 
