@@ -6,7 +6,7 @@ the steps themselves live in auth, limits and pipeline.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from ryzanstein_gateway.errors import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
     UNKNOWN_URL,
+    UPGRADE_REQUIRED,
     Refusal,
     Refused,
 )
@@ -25,9 +26,11 @@ from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, read_body
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.pipeline import Pipeline, read_generation
+from ryzanstein_gateway.protocol import ABORT
+from ryzanstein_gateway.realtime import Realtime
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings
-from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, MODELS
+from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, MODELS, REALTIME
 
 CLIENT_CLOSED: Final = 499
 """nginx's status for the log: the client left before the reply was whole."""
@@ -81,6 +84,9 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, with OpenAI's error shape, one access line and one count."""
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         exchange = Exchange.begin(scope)
         reply = Reply(exchange, scope, send, closing=self._draining())
         try:
@@ -92,6 +98,22 @@ class App:
         except Exception:
             _log.exception("request %s failed", exchange.request_id)
             await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))
+        finally:
+            self._pipeline.account(exchange)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket's handshake: refused like any request, or answered for as long as it lasts."""
+        exchange = Exchange.begin(scope)
+        refusing = Reply(exchange, scope, _as_handshake(send), closing=False)
+        hang_up = scope["extensions"][ABORT]["close"]
+        try:
+            principal = self._authenticate(exchange)
+            if exchange.path not in SOCKETS:
+                raise Refused(UNKNOWN_URL)
+            exchange.status = 101
+            await Realtime(self._pipeline, self._settings, principal, exchange, receive, send, hang_up).run()
+        except Refused as refused:
+            await refusing.refuse(refused.refusal)
         finally:
             self._pipeline.account(exchange)
 
@@ -127,10 +149,18 @@ class App:
         generation = read_generation(exchange.path, body, call.principal)
         await while_client_stays(call.receive, self._pipeline.run(generation, exchange, call.reply))
 
+    def models(self, principal: Principal) -> dict[str, Any]:
+        """OpenAI's list of the models that a principal may use."""
+        models = [_model_object(route) for route in self._fleet.table.visible(principal.key_sets)]
+        return {"object": "list", "data": models}
+
     async def list_models(self, call: Call) -> None:
         """GET of every model that the key may use."""
-        models = [_model_object(route) for route in self._fleet.table.visible(call.principal.key_sets)]
-        await call.reply.json(200, msgspec.json.encode({"object": "list", "data": models}))
+        await call.reply.json(200, msgspec.json.encode(self.models(call.principal)))
+
+    async def refuse_plain(self, call: Call) -> None:
+        """Where a WebSocket is expected and none is asked for."""
+        raise Refused(UPGRADE_REQUIRED)
 
     async def get_model(self, call: Call) -> None:
         """GET of one model; its name may hold slashes."""
@@ -141,10 +171,13 @@ class App:
 RULES: Final = (
     Rule("POST", COMPLETIONS, App.complete),
     Rule("POST", CHAT_COMPLETIONS, App.complete),
+    Rule("GET", REALTIME, App.refuse_plain),
     Rule("GET", MODELS, App.list_models),
     Rule("GET", MODELS + "/", App.get_model, prefix=True),
 )
 """All that the API port answers. A path that is not here is a 404, and only to a valid key."""
+SOCKETS: Final = frozenset({REALTIME})
+"""The paths of WebSockets."""
 
 
 async def while_client_stays(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -170,6 +203,15 @@ async def while_client_stays(receive: Receive, work: Coroutine[Any, Any, None]) 
         raise ClientGone from None
     finally:
         watcher.cancel()
+
+
+def _as_handshake(send: Send) -> Send:
+    """Sends a response in place of a WebSocket's acceptance."""
+
+    async def send_response(message: MutableMapping[str, Any]) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return send_response
 
 
 def _allow(refusal: Refusal, rules: list[Rule]) -> Refusal:

@@ -35,6 +35,9 @@ class Exchange:
     model: str = ""
     endpoint: str = ""
     tries: int = 0
+    migrations: int = 0
+    completion_tokens: int | None = None
+    """As counted from the journal; None for what is not streamed."""
     status: int = 0
     first_byte: float | None = None
     outcome: str = ""
@@ -45,7 +48,7 @@ class Exchange:
         headers: list[Header] = scope["headers"]
         given = next((value for name, value in headers if name == REQUEST_ID), b"")
         request_id = given.decode() if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
-        return cls(method=scope["method"], path=scope["path"], headers=headers, request_id=request_id)
+        return cls(method=scope.get("method", "GET"), path=scope["path"], headers=headers, request_id=request_id)
 
 
 class Outlet(Protocol):

@@ -14,6 +14,9 @@ from ryzanstein_gateway.settings import Settings
 ABORT: Final = "ryzanstein.abort"
 """ASGI extension: a function that closes the connection after what has been sent, in mid-response."""
 
+DRAIN: Final = "ryzanstein.drain"
+"""ASGI message to a WebSocket's application: close once the running requests have ended."""
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """HttpToolsProtocol that refuses a head that is too large or too slow, and connections beyond a number."""
@@ -74,6 +77,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """The end of the body."""
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand a connection over, unless its head has been refused."""
+        if not self.transport.is_closing():
+            super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed gets OpenAI's error shape too."""

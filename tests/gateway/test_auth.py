@@ -53,6 +53,7 @@ async def test_route_table_holds_what_it_should_and_no_more() -> None:
     assert {(rule.method, rule.path, rule.prefix) for rule in RULES} == {
         ("POST", "/v1/completions", False),
         ("POST", "/v1/chat/completions", False),
+        ("GET", "/v1/realtime/completions", False),
         ("GET", "/v1/models", False),
         ("GET", "/v1/models/", True),
     }
@@ -71,6 +72,7 @@ async def test_other_paths_and_methods_are_404_and_405_with_a_valid_key(world: W
         ("OPTIONS", "/v1/chat/completions", 405),
         ("GET", "/v1/../v1/metrics", 404),
         ("GET", "/v1/models/", 404),
+        ("GET", "/v1/realtime/completions", 426),
     ]
     for method, path, status in table:
         reply = await world.client.request(method, path)

@@ -6,6 +6,7 @@ for gRPC calls one that cannot be read a fault of the server, and tells its clie
 
 import logging
 import re
+import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,6 +160,24 @@ def _read(method: Method, raw: bytes) -> Message:
         return method.request.FromString(raw)
     except DecodeError:
         raise invalid("The message cannot be read: it is of another type, or a string is not UTF-8.") from None
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen: the port (any free one for 0) is ours, and `start` may share it.
+
+    Raises OSError where it is in use. gRPC binds anew when it starts, and a socket that may be shared from the
+    beginning would not notice that another program listens there.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    reserved = socket.socket(family, kind, protocol)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(address)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
 
 
 def address_of(host: str, port: int) -> str:

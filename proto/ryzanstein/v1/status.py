@@ -76,6 +76,13 @@ def invalid(sentence: str) -> Failure:
     return failure_of(400, {"message": sentence, "type": "invalid_request_error", "code": "invalid_message"})
 
 
+def invalid_value(param: str, sentence: str) -> Failure:
+    """A field whose value JSON could not even carry."""
+    return failure_of(
+        400, {"message": sentence, "type": "invalid_request_error", "param": param, "code": "invalid_value"}
+    )
+
+
 async def end_with(context: "grpc.aio.ServicerContext[Any, Any]", failure: Failure, extra: Metadata = ()) -> NoReturn:
     """End the call. Always raises, as gRPC wants it."""
     trailers = ((ERROR_METADATA, failure.error.SerializeToString()), *failure.metadata, *extra)
