@@ -3,6 +3,7 @@
 import base64
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,9 +28,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Objects, events and logs go into the report of a test that failed, while they still exist."""
     report = yield
-    view = getattr(item, "funcargs", {}).get("cluster")
-    if report.when == "call" and report.failed and isinstance(view, ClusterView):
-        report.sections.append(("evidence", evidence(view)))
+    views = [view for view in getattr(item, "funcargs", {}).values() if isinstance(view, ClusterView)]
+    if report.failed:
+        report.sections += [("evidence", evidence(view)) for view in views]
     return report
 
 
@@ -73,6 +74,20 @@ def gateway(release: Release) -> Gateway:
 @pytest.fixture
 def cluster(release: Release) -> Iterator[ClusterView]:
     """A namespace of its own that enforces Pod Security `restricted`; gone when the test is."""
+    with own_namespace(release) as view:
+        yield view
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(release: Release) -> Iterator[ClusterView]:
+    """The same for all tests of one module, which share what they apply."""
+    with own_namespace(release) as view:
+        yield view
+
+
+@contextmanager
+def own_namespace(release: Release) -> Iterator[ClusterView]:
+    """A namespace that lives as long as the context."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted", "ryzanstein.dev/e2e": "true"}
     view = ClusterView(release.connection, name)

@@ -58,6 +58,8 @@ def _up(lab: Lab, options: argparse.Namespace) -> tuple[release.Connection, bool
         context=lab.context,
         gateway=f"http://127.0.0.1:{lab.gateway_port}",
         worker_image=built[-1].name,
+        nodes_are_containers=True,
+        docker_host=os.environ.get("DOCKER_HOST", ""),
     )
     release.connect(lab, connection)
     release.ensure(lab, connection, built)
@@ -78,6 +80,8 @@ def _up_existing(lab: Lab, options: argparse.Namespace) -> release.Connection:
         context=name,
         gateway=f"http://127.0.0.1:{lab.gateway_port}",
         worker_image=prefix + built[-1].name,
+        nodes_are_containers=False,
+        docker_host="",
     )
     release.connect(lab, connection)
     release.ensure(lab, connection, built, prefix)

@@ -69,7 +69,10 @@ def _content(part: str, bases: dict[str, str]) -> str:
         recipe.append(ROOT / "requirements/torch.txt")
     package = {"operator": "operator/ryzanstein_operator", "gateway": "gateway/ryzanstein_gateway"}.get(part)
     sources = [ROOT / "worker/ryzanstein_worker/__init__.py", ROOT / "worker/ryzanstein_worker/contract.py"]
-    trees = [ROOT / (package or "worker/ryzanstein_worker"), *([] if part == "operator" else [ROOT / "proto/ryzanstein"])]
+    trees = [
+        ROOT / (package or "worker/ryzanstein_worker"),
+        *([] if part == "operator" else [ROOT / "proto/ryzanstein"]),
+    ]
     for tree in trees:
         sources += [path for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return digest([*recipe, *dict.fromkeys(sources)], *(f"{key}={value}" for key, value in sorted(bases.items())))

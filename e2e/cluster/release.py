@@ -29,6 +29,10 @@ class Connection:
     context: str
     gateway: str
     worker_image: str
+    nodes_are_containers: bool
+    """Whether the nodes are containers of this machine's Docker, so that a story may kill one."""
+    docker_host: str
+    """DOCKER_HOST of that Docker; empty for the usual one."""
 
 
 def connection_file(lab: Lab) -> Path:

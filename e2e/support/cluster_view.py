@@ -13,6 +13,19 @@ from stories import Manifest, conditions, is_true, until
 
 KUBECTL_SECONDS = 120
 OURS = "ryzanstein.dev/inference-service"
+READ_METRICS = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8001/metrics', timeout=10).read().decode())"
+)
+
+SIGNAL_IN_POD = """
+import os, pathlib
+for pid in sorted(int(entry.name) for entry in pathlib.Path("/proc").iterdir() if entry.name.isdigit()):
+    words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\\0")
+    if pid not in (1, os.getpid()) and any(PATTERN in word for word in words[1:]):
+        os.kill(pid, NUMBER)
+        print("signalled", pid)
+        break
+"""
 
 
 class KubectlError(AssertionError):
@@ -32,6 +45,8 @@ class Connection:
     context: str
     gateway: str
     worker_image: str
+    nodes_are_containers: bool
+    docker_host: str
 
     @classmethod
     def read(cls) -> Self:
@@ -64,6 +79,12 @@ class Kubectl:
 
     def get(self, kind: str, name: str) -> Manifest:
         return dict(json.loads(self.kubectl("get", kind, name, "-o", "json")))
+
+    def signal(self, pod: str, container: str, pattern: str, number: int) -> None:
+        """Send a signal to the first process of a container whose command line holds `pattern`, from within it."""
+        code = f"PATTERN, NUMBER = {pattern!r}, {int(number)}{SIGNAL_IN_POD}"
+        said = self.kubectl("exec", pod, "-c", container, "--", "python", "-c", code)
+        assert "signalled" in said, f"no process of {pod} has {pattern!r} in its command line"
 
     def items(self, kinds: str, selector: str) -> list[Manifest]:
         return list(json.loads(self.kubectl("get", kinds, "-l", selector, "-o", "json"))["items"])
@@ -101,15 +122,40 @@ class ClusterView(Kubectl):
 class Release(Kubectl):
     """The namespace of the Helm release: operator and gateway."""
 
+    def gateways(self) -> list[Manifest]:
+        """The gateway's pods that are not on their way out."""
+        pods = self.items("pods", "app.kubernetes.io/component=gateway")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def wait_gateway(self, seconds: float) -> None:
+        """Until every replica of the gateway is ready and none is on its way out."""
+
+        def whole() -> bool:
+            pods = self.items("pods", "app.kubernetes.io/component=gateway")
+            ready = [
+                p
+                for p in pods
+                if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"]["conditions"])
+            ]
+            wanted = self.items("deployments", "app.kubernetes.io/component=gateway")[0]["spec"]["replicas"]
+            return len(ready) == len(pods) == wanted
+
+        until(seconds, "the gateway is whole", whole)
+
+    def gateway_metric(self, name: str) -> float:
+        """The sum of a metric's series over the gateway's pods."""
+        total = 0.0
+        for pod in self.gateways():
+            text = self.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", READ_METRICS)
+            total += sum(float(v) for v in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+        return total
+
     def operator_writes(self) -> int:
         """Writes to the API server, counted by the operator pods themselves."""
-        read = (
-            "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8001/metrics', timeout=10).read().decode())"
-        )
         total = 0
         for pod in self.items("pods", "app.kubernetes.io/component=operator"):
             if "deletionTimestamp" not in pod["metadata"]:
-                metrics = self.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", read)
+                metrics = self.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", READ_METRICS)
                 counts = re.findall(r"^ryzanstein_operator_writes_total\{.*\} (\S+)$", metrics, re.MULTILINE)
                 total += sum(int(float(count)) for count in counts)
         return total
@@ -122,3 +168,31 @@ class Release(Kubectl):
             return bool(deployment["status"].get("readyReplicas") == deployment["spec"]["replicas"])
 
         until(seconds, "the operator is whole again", whole)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes as containers, for stories that kill or cut off one."""
+
+    connection: Connection
+
+    def docker(self, *arguments: str) -> str:
+        """What docker printed. Raises AssertionError with its words when it fails."""
+        host = {"DOCKER_HOST": self.connection.docker_host} if self.connection.docker_host else {}
+        command = ["docker", *arguments]
+        run = subprocess.run(
+            command, env=os.environ | host, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
+        )
+        if run.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {run.stderr.strip()}")
+        return run.stdout
+
+    def wait_ready(self, node: str, seconds: float) -> None:
+        """Until Kubernetes says that the node is Ready (it says so for some 40 s of a dead one too)."""
+        cluster = Kubectl(self.connection, "default")
+
+        def ready() -> bool:
+            conditions = cluster.get("node", node)["status"]["conditions"]
+            return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+        until(seconds, f"node {node} is ready", ready)

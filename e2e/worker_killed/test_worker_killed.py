@@ -1,19 +1,9 @@
 """A worker that dies is noticed, named in the status, and replaced, and its model answers meanwhile."""
 
+import signal
+
 from cluster_view import ClusterView
 from stories import Gateway, conditions, service, until
-
-
-def _kill(cluster: ClusterView, pod: str, pattern: str) -> None:
-    """SIGKILL one process of a worker pod, found by its command line, from within the container."""
-    code = (
-        "import os,signal,pathlib\n"
-        "for p in pathlib.Path('/proc').iterdir():\n"
-        "    if p.name.isdigit() and int(p.name) != os.getpid():\n"
-        f"        if {pattern!r} in (p / 'cmdline').read_bytes().replace(b'\\0', b' ').decode():\n"
-        "            os.kill(int(p.name), signal.SIGKILL); print('killed', p.name); break\n"
-    )
-    assert "killed" in cluster.kubectl("exec", pod, "-c", "worker", "--", "python", "-c", code)
 
 
 def test_a_killed_rank_ends_its_group_and_the_service_is_whole_again(cluster: ClusterView, gateway: Gateway) -> None:
@@ -22,7 +12,7 @@ def test_a_killed_rank_ends_its_group_and_the_service_is_whole_again(cluster: Cl
     expected = gateway.complete("sturdy", "Return the")
     victim = cluster.pods("sturdy")[0]["metadata"]["name"]
 
-    _kill(cluster, victim, "engine.rank")
+    cluster.signal(victim, "worker", "engine.rank", signal.SIGKILL)
 
     def said() -> str | None:
         status = conditions(cluster.service("sturdy"))

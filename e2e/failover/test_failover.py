@@ -1,0 +1,158 @@
+"""Something breaks under 32 streaming clients, and they notice nothing: each row at least 1,000 requests.
+
+All rows share one service of two replicas; each waits until it is whole again before the next.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from chaos import Ask, Seen, Told, clients, expected
+from cluster_view import ClusterView, Nodes, Release
+from stories import Gateway, Manifest, service, until
+
+MODEL = "steady"
+MIN_REQUESTS = 1000
+BEFORE = 100
+"""Requests before the fault, so that it meets a service at work."""
+
+
+@pytest.fixture(scope="module")
+def steady(shared_cluster: ClusterView) -> ClusterView:
+    shared_cluster.apply(service(MODEL, replicas=2))
+    shared_cluster.wait_ready(MODEL, 300)
+    return shared_cluster
+
+
+@pytest.fixture(scope="module")
+def answers(steady: ClusterView, gateway: Gateway) -> dict[Ask, Told]:
+    return expected(gateway, MODEL)
+
+
+@pytest.fixture
+def nodes(release: Release) -> Nodes:
+    if not release.connection.nodes_are_containers:
+        pytest.skip("the nodes of a cluster that somebody else made are not ours to kill")
+    return Nodes(release.connection)
+
+
+@pytest.fixture(autouse=True)
+def whole(steady: ClusterView, release: Release) -> None:
+    """Each row begins with what the last one broke mended."""
+    steady.wait_ready(MODEL, 300)
+    release.wait_gateway(120)
+
+
+@contextmanager
+def under_load(title: str, gateway: Gateway, answers: dict[Ask, Told]) -> Iterator[Seen]:
+    """The block breaks something; then the load goes on to its number of requests and what was seen is printed."""
+    with clients(gateway, MODEL, answers) as seen:
+        until(120, f"{BEFORE} requests before the fault", lambda: seen.requests >= BEFORE, every=0.05)
+        yield seen
+        until(400, f"{MIN_REQUESTS} requests", lambda: seen.requests >= MIN_REQUESTS)
+    print(f"{title}: {seen.summary()}")
+
+
+def unharmed(seen: Seen) -> None:
+    assert seen.failures == []
+    assert seen.different == []
+    assert seen.requests >= MIN_REQUESTS
+
+
+def pod_name(pod: Manifest) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def victim_node(steady: ClusterView, release: Release) -> str:
+    """A node with one replica on it and no gateway: a gateway that dies takes its connections along, as another row
+    shows."""
+    homes = [str(pod["spec"]["nodeName"]) for pod in steady.pods(MODEL)]
+    assert len(set(homes)) == 2, f"both replicas are on one node: {homes}"
+    node = homes[0]
+    release.kubectl("cordon", node)
+    try:
+        for pod in release.gateways():
+            if pod["spec"]["nodeName"] == node:
+                release.kubectl("delete", "pod", pod_name(pod), "--wait=false")
+        release.wait_gateway(180)
+    finally:
+        release.kubectl("uncordon", node)
+    return node
+
+
+def test_a_killed_worker(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+    before = release.gateway_metric("ryzanstein_gateway_migrations_total")
+    with under_load("SIGKILL of a worker", gateway, answers) as seen:
+        steady.signal(pod_name(steady.pods(MODEL)[0]), "worker", "ryzanstein_worker", signal.SIGKILL)
+    unharmed(seen)
+    assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
+
+
+def test_a_frozen_rank(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+    before = release.gateway_metric("ryzanstein_gateway_migrations_total")
+    with under_load("SIGSTOP of a rank", gateway, answers) as seen:
+        steady.signal(pod_name(steady.pods(MODEL)[0]), "worker", "engine.rank", signal.SIGSTOP)
+    unharmed(seen)
+    assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
+
+
+def test_a_rollout(steady: ClusterView, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+    old = {pod["metadata"]["uid"] for pod in steady.pods(MODEL)}
+    with under_load("a rollout", gateway, answers) as seen:
+        steady.patch(MODEL, {"spec": {"engine": {"maxNumSeqs": 48}}})
+        until(300, "the old replicas are gone", lambda: not old & {p["metadata"]["uid"] for p in steady.pods(MODEL)})
+        steady.wait_ready(MODEL, 180)
+    unharmed(seen)
+
+
+def test_a_killed_gateway(release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+    victim = release.gateways()[0]
+    with under_load("SIGKILL of a gateway", gateway, answers) as seen:
+        release.signal(pod_name(victim), "gateway", "ryzanstein_gateway", signal.SIGKILL)
+    # Its own connections break, and new ones are refused until every node has heard; nothing else may fail.
+    broken = [failure for failure in seen.failures if failure.startswith(("Client", "Server"))]
+    assert broken == seen.failures, seen.failures
+    assert len(broken) <= 200, f"{len(broken)} connections broke"
+    assert seen.different == []
+
+
+def test_a_killed_node(
+    steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told], nodes: Nodes
+) -> None:
+    node = victim_node(steady, release)
+    before = release.gateway_metric("ryzanstein_gateway_migrations_total")
+    try:
+        with under_load("a node killed", gateway, answers) as seen:
+            nodes.docker("kill", node)
+    finally:
+        nodes.docker("start", node)
+        nodes.wait_ready(node, 180)
+    unharmed(seen)
+    assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
+
+
+def test_a_node_cut_off(
+    steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told], nodes: Nodes
+) -> None:
+    node = victim_node(steady, release)
+    before = release.gateway_metric("ryzanstein_gateway_migrations_total")
+    try:
+        with under_load("a node cut off", gateway, answers) as seen:
+            nodes.docker("network", "disconnect", "kind", node)
+    finally:
+        nodes.docker("network", "connect", "kind", node)
+        nodes.wait_ready(node, 180)
+    unharmed(seen)
+    assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
+
+
+def test_a_drained_node(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+    node = str(steady.pods(MODEL)[0]["spec"]["nodeName"])
+    try:
+        with under_load("a drain", gateway, answers) as seen:
+            release.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s")
+    finally:
+        release.kubectl("uncordon", node)
+    unharmed(seen)
