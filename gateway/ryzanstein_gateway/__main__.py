@@ -18,6 +18,7 @@ from ryzanstein_gateway.logs import configure_logging
 from ryzanstein_gateway.member import Place
 from ryzanstein_gateway.processes import Parent
 from ryzanstein_gateway.settings import Settings, SettingsError, read_settings
+from ryzanstein_gateway.tls import certificate_of
 from ryzanstein_worker.contract import EXIT_CONFIG
 
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = _place(arguments)
     try:
         settings = read_settings()
+        certificate_of(settings)  # said once and clearly, rather than by every process
     except SettingsError as error:
         configure_logging("INFO")
         sys.stderr.write(f"{error}\n")

@@ -6,8 +6,9 @@ Knows every part and the order of their beginnings and ends; no part knows this 
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -26,6 +27,7 @@ from ryzanstein_gateway.protocol import bounded_protocol
 from ryzanstein_gateway.proxy import Proxy
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
+from ryzanstein_gateway.tls import certificate_of
 from ryzanstein_gateway.upstream import Pool
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
 
@@ -38,12 +40,30 @@ _log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: when to stop accepting is decided here."""
+    """uvicorn without its signal handlers: when to stop accepting is decided here. And with a bound on a handshake:
+    uvicorn leaves asyncio's, a minute, in which nothing counts a connection yet."""
+
+    def __init__(self, config: uvicorn.Config, handshake_seconds: float) -> None:
+        super().__init__(config)
+        self._handshake_seconds = handshake_seconds
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the sockets."""
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        make = partial(protocol, config=self.config, server_state=self.server_state, app_state={})
+        tls = self.config.ssl
+        limit = self._handshake_seconds if tls else None
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(make, sock=one, ssl=tls, ssl_handshake_timeout=limit, backlog=_BACKLOG)
+            for one in sockets or ()
+        ]
+        self.started = True
 
 
 class Gateway:
@@ -62,6 +82,7 @@ class Gateway:
         self._reflectors: list[Reflector[Any]] = []
         self._view = self._look()
         self._place = place
+        self._certificate = certificate_of(settings)
         self._socket = bind_shared(settings.host, place.port) if place else _listen(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
         self._health = None if place else self._health_server()
@@ -88,6 +109,8 @@ class Gateway:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
+            if self._certificate:
+                chores.append(background.create_task(self._certificate.watch()))
             if self._place:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
@@ -184,7 +207,9 @@ class Gateway:
             timeout_keep_alive=round(self._settings.keep_alive_seconds),
             timeout_graceful_shutdown=round(self._settings.drain_seconds),
         )
-        return _Server(config)
+        config.load()
+        config.ssl = self._certificate.context if self._certificate else None
+        return _Server(config, self._settings.head_timeout_seconds)
 
     async def _beat(self) -> None:
         while True:

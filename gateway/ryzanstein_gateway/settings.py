@@ -47,6 +47,9 @@ class Settings:
     watch_seconds: float = 30.0
     """Life of one watch request. The server ends it then; one that is silent for longer is dead."""
     log_level: str = "INFO"
+    tls_cert_file: Path | None = None
+    """The certificate chain, PEM. With it and its key the API speaks TLS only; both may change at any time."""
+    tls_key_file: Path | None = None
     stuck_seconds: float = 15.0
     """A process of several that has been silent for so long is killed and replaced."""
     processes: int = 1
@@ -62,6 +65,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     namespace = environ.get("RYZANSTEIN_NAMESPACE", "")
     if not namespace:
         raise SettingsError("RYZANSTEIN_NAMESPACE must name the namespace that holds the ConfigMap of routes.")
+    tls = _tls(environ)
     return Settings(
         namespace=namespace,
         watch_namespaces=_namespaces(environ.get("RYZANSTEIN_WATCH_NAMESPACES", ""), namespace),
@@ -82,10 +86,20 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         drain_grace_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_GRACE_SECONDS", Settings.drain_grace_seconds),
         drain_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_SECONDS", Settings.drain_seconds),
         watch_seconds=_seconds(environ, "RYZANSTEIN_WATCH_SECONDS", Settings.watch_seconds),
+        tls_cert_file=tls[0],
+        tls_key_file=tls[1],
         stuck_seconds=_seconds(environ, "RYZANSTEIN_GATEWAY_STUCK_SECONDS", Settings.stuck_seconds),
         processes=_integer(environ, "RYZANSTEIN_GATEWAY_PROCESSES", min(usable_cpus(), _MOST_BY_DEFAULT), 1, 64),
         log_level=_choice(environ, ENV_LOG_LEVEL, "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
     )
+
+
+def _tls(environ: Mapping[str, str]) -> tuple[Path | None, Path | None]:
+    names = ("RYZANSTEIN_GATEWAY_TLS_CERT_FILE", "RYZANSTEIN_GATEWAY_TLS_KEY_FILE")
+    chain, key = (Path(value) if (value := environ.get(name)) else None for name in names)
+    if (chain is None) != (key is None):
+        raise SettingsError(f"{' and '.join(names)} go together: set both or none.")
+    return chain, key
 
 
 def _namespaces(value: str, own: str) -> tuple[str, ...]:

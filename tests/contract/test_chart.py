@@ -5,6 +5,7 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ def test_key_sets_are_mounted_under_their_names_and_may_come_later() -> None:
     sources = {v["name"]: v["projected"]["sources"][0].get("secret") for v in gateway["volumes"] if "projected" in v}
     assert sources["keyset-team-a"] == {"name": "ryzanstein-keyset-team-a", "optional": True}
     assert sources["keyset-team-b"] == {"name": "keys-of-team-b", "optional": True}
+
+
+def test_the_gateway_speaks_tls_with_the_secret_that_the_chart_names_and_plain_text_without() -> None:
+    deployment = chart.one(rendered("locked-down"), "Deployment", "ryzanstein-gateway")
+    settings, pod = read_settings(chart.environment(deployment)), deployment["spec"]["template"]["spec"]
+    assert settings.processes == 3
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "tls"]
+    assert (mount["readOnly"], mount.get("subPath")) == (True, None), "the kubelet swaps whole folders only"
+    assert {settings.tls_cert_file, settings.tls_key_file} == {
+        Path(mount["mountPath"], name) for name in ("tls.crt", "tls.key")
+    }
+    assert [one["secret"]["secretName"] for one in pod["volumes"] if one["name"] == "tls"] == ["models-example-tls"]
+    plain = read_settings(chart.environment(chart.one(rendered("kind"), "Deployment", "ryzanstein-gateway")))
+    assert plain.tls_cert_file is None
+    urls = [operated.settings_of(chart.render(f'gateway.tls.secretName="{name}"')).gateway_url for name in ("c", "")]
+    assert urls == ["https://ryzanstein-gateway.ryzanstein.svc:80", "http://ryzanstein-gateway.ryzanstein.svc"]
 
 
 def test_the_default_key_is_stored_beside_its_hash_and_only_the_hash_is_mounted() -> None:

@@ -47,8 +47,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ .Values.gateway.externalUrl | trimSuffix "/" }}
 {{- else -}}
 {{- $port := int .Values.gateway.service.port -}}
-http://{{ .Release.Name }}-gateway.{{ .Release.Namespace }}.svc{{ if ne $port 80 }}:{{ $port }}{{ end }}
+{{- $scheme := include "ryzanstein.gatewayScheme" . -}}
+{{- $usual := ternary 443 80 (eq $scheme "https") -}}
+{{ $scheme }}://{{ .Release.Name }}-gateway.{{ .Release.Namespace }}.svc{{ if ne $port $usual }}:{{ $port }}{{ end }}
 {{- end -}}
+{{- end }}
+
+{{/* http, or https where the gateway itself speaks TLS. */}}
+{{- define "ryzanstein.gatewayScheme" -}}
+{{ ternary "https" "http" (ne .Values.gateway.tls.secretName "") }}
 {{- end }}
 
 {{/* Name of the Secret behind a key set. Call with (dict "root" $ "keySet" {name, secretName}). */}}
