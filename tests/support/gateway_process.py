@@ -104,6 +104,7 @@ async def gateway_process(
                 "RYZANSTEIN_GATEWAY_HOST": "127.0.0.1",
                 "RYZANSTEIN_GATEWAY_PORT": str(port),
                 "RYZANSTEIN_GATEWAY_HEALTH_PORT": str(health),
+                "RYZANSTEIN_GATEWAY_GRPC_PORT": str(free_port()),
                 "RYZANSTEIN_DRAIN_GRACE_SECONDS": "0.2",
                 "RYZANSTEIN_DRAIN_SECONDS": "10",
                 "TMPDIR": str(tmp_path),
