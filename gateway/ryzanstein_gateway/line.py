@@ -154,7 +154,7 @@ class Line(Generic[T]):
             return Turned(Why.TOO_LATE, estimate), None
         entry, left = self.queue.push(item, key, priority, cost=cost, now=now, deadline=deadline)
         if entry is None:
-            return self.full(now), None
+            return (self.full(now) if capacity.replicas else self.overdue(capacity, now)), None
         if self._standing_since is None:
             self._standing_since = now
             self._pace.begin(now)

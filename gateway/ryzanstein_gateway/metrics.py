@@ -36,6 +36,18 @@ class Metrics:
         self.in_flight = Gauge(
             IN_FLIGHT, "Requests being forwarded.", ["model"], registry=self.registry, multiprocess_mode="livesum"
         )
+        self.queue_length = Gauge(
+            "ryzanstein_gateway_queue_length", "Requests that wait for a replica.",
+            ["model", "priority"], registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.queue_wait = Histogram(
+            "ryzanstein_gateway_queue_wait_seconds", "Time in the queue of those that waited and went on.",
+            ["model", "priority"], buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.admissions = Counter(
+            "ryzanstein_gateway_admissions", "Requests that went on (admitted), or why they were turned away.",
+            ["model", "priority", "outcome"], registry=self.registry,
+        )  # fmt: skip
         self.upstream_retries = Counter(
             "ryzanstein_gateway_upstream_retries", "Requests sent to another replica.", registry=self.registry
         )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ryzanstein_gateway.admission import Admission, Permit
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.balance import Policy
-from ryzanstein_gateway.errors import MODEL_NOT_FOUND, Refused
+from ryzanstein_gateway.errors import MODEL_NOT_FOUND, NO_REPLICA, Refused
 from ryzanstein_gateway.exchange import Exchange, Outlet
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import members_of, model_of
@@ -47,10 +48,11 @@ def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
 class Pipeline:
     """One for the process."""
 
-    def __init__(self, fleet: Fleet, proxy: Proxy, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, proxy: Proxy, metrics: Metrics, admission: Admission) -> None:
         self._fleet = fleet
         self._proxy = proxy
         self._metrics = metrics
+        self._admission = admission
 
     def find(self, model: str, principal: Principal) -> Route:
         """The route of a model. Raises Refused where there is none for this key."""
@@ -65,8 +67,24 @@ class Pipeline:
         exchange.model = route.model
         salt = generation.principal.cache_salt
         errand = Errand(route, generation.path, generation.body, salt, _prefix_keys(generation, route))
-        with self._metrics.in_flight.labels(route.model).track_inprogress():
-            await self._proxy.forward(errand, exchange, outlet)
+        principal = generation.principal
+        permit = await self._admission.admit(route, principal, exchange.headers, generation.body, outlet)
+        try:
+            with self._metrics.in_flight.labels(route.model).track_inprogress():
+                await self._forward(errand, exchange, permit)
+        finally:
+            permit.close(exchange)
+
+    async def _forward(self, errand: Errand, exchange: Exchange, permit: Permit) -> None:
+        """Until a replica has taken it: those that are there may all be starting, and refuse."""
+        while True:
+            try:
+                return await self._proxy.forward(errand, exchange, permit.outlet)
+            except Refused as refused:
+                if refused.refusal.code != NO_REPLICA.code:
+                    raise
+            await permit.again()
+            exchange.tries = 0
 
     def account(self, exchange: Exchange) -> None:
         """One count and one line of the access log, once a request has ended in whatever way."""

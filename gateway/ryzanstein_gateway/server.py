@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from ryzanstein_gateway.admission import Admission, Shares
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
 from ryzanstein_gateway.endpoints import EndpointSlice
@@ -20,15 +21,19 @@ from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.kube import Reflector, Source, open_client
+from ryzanstein_gateway.line import Capacity
 from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import Metrics, View
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.protocol import bounded_protocol
 from ryzanstein_gateway.proxy import Proxy
+from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
+from ryzanstein_gateway.shared_table import SharedTable
 from ryzanstein_gateway.tls import certificate_of
 from ryzanstein_gateway.upstream import Pool
+from ryzanstein_gateway.wake import Waker
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
 
 _BEAT_SECONDS: Final = 1.0
@@ -74,6 +79,7 @@ class Gateway:
     def __init__(self, settings: Settings, place: Place | None = None) -> None:
         self.started = asyncio.Event()
         self.draining = False
+        self.admission: Admission
         self._settings = settings
         self._fleet = Fleet()
         self._keys = KeyRing(settings.keysets_dir)
@@ -113,8 +119,9 @@ class Gateway:
                 chores.append(background.create_task(self._certificate.watch()))
             if self._place:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
+            self.admission = self._make_admission(stack)
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
-            server = self._server(Pipeline(self._fleet, proxy, self._metrics))
+            server = self._server(Pipeline(self._fleet, proxy, self._metrics, self.admission))
             drain = background.create_task(self._drain(stop, server))
             if await self._may_listen(stop):
                 await server.serve(sockets=[self._socket])
@@ -139,6 +146,23 @@ class Gateway:
                 label_selector=LABEL_SERVICE,
             )
             self._reflectors.append(Reflector(api, slices, self._fleet.add_store(), seconds))
+
+    def _make_admission(self, stack: AsyncExitStack) -> Admission:
+        settings = self._settings
+        shared = settings.shared_dir
+        table = SharedTable.attach(shared / "limits", settings.slot) if shared else SharedTable.private()
+        stack.callback(table.close)
+        sender = f"{socket.gethostname()}/{settings.slot}"
+        waker = Waker(settings.operator_url, settings.operator_key_file, sender)
+        stack.push_async_callback(waker.close)
+        return Admission(
+            lambda route: Capacity(len(self._fleet.endpoints(route))),
+            Quota(table, settings.replicas),
+            waker,
+            self._metrics,
+            shares=Shares(settings.replicas, settings.processes),
+            high=settings.high_priority_key_sets,
+        )
 
     def _look(self) -> View:
         return View(

@@ -4,6 +4,7 @@ Knows names and bounds of the settings; must not know who uses them.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,13 @@ class Settings:
     drain_seconds: float = 120.0
     watch_seconds: float = 30.0
     """Life of one watch request. The server ends it then; one that is silent for longer is dead."""
+    replicas: int = 1
+    """Gateway pods. Limits, queues and the replicas' capacity are divided among them."""
+    high_priority_key_sets: frozenset[str] = frozenset()
+    """Key sets whose keys may ask for high priority."""
+    operator_url: str = ""
+    """Where to say that requests wait for a replica (contract.DEMAND_PATH). Empty: nowhere."""
+    operator_key_file: Path = Path("/etc/ryzanstein/demand/key")
     log_level: str = "INFO"
     tls_cert_file: Path | None = None
     """The certificate chain, PEM. With it and its key the API speaks TLS only; both may change at any time."""
@@ -90,6 +98,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         tls_key_file=tls[1],
         stuck_seconds=_seconds(environ, "RYZANSTEIN_GATEWAY_STUCK_SECONDS", Settings.stuck_seconds),
         processes=_integer(environ, "RYZANSTEIN_GATEWAY_PROCESSES", min(usable_cpus(), _MOST_BY_DEFAULT), 1, 64),
+        replicas=_integer(environ, "RYZANSTEIN_GATEWAY_REPLICAS", Settings.replicas, 1, 1024),
+        high_priority_key_sets=frozenset(
+            name for part in environ.get("RYZANSTEIN_HIGH_PRIORITY_KEY_SETS", "").split(",") if (name := part.strip())
+        ),
+        operator_url=_http_url(environ, "RYZANSTEIN_OPERATOR_URL"),
+        operator_key_file=Path(environ.get("RYZANSTEIN_DEMAND_KEY_FILE") or Settings.operator_key_file),
         log_level=_choice(environ, ENV_LOG_LEVEL, "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
     )
 
@@ -105,6 +119,13 @@ def _tls(environ: Mapping[str, str]) -> tuple[Path | None, Path | None]:
 def _namespaces(value: str, own: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip())) or (own,)
     return (ALL_NAMESPACES,) if ALL_NAMESPACES in names else names
+
+
+def _http_url(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "").strip().rstrip("/")
+    if value and not re.fullmatch(r"http://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?", value):
+        raise SettingsError(f"{name} must be http:// with a host and a port, without a path.")
+    return value
 
 
 def _choice(environ: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:

@@ -105,12 +105,12 @@ class SharedTable:
             return after
 
     def add(self, name: str, number: int) -> int:
-        """Add to this process' count of `name` and give the sum over all processes. Raises Unavailable.
+        """Add to this process' count of `name`, never below zero, and give the sum over all processes.
 
-        A count never falls below zero: a slot that could not be held when it was counted up stays as it is.
+        Raises Unavailable.
         """
         with self._locked():
-            at = self._find(name, room=number > 0)
+            at = self._find(name, room=True)
             own = at + _COUNTS_AT + _COUNT.size * self._column
             (count,) = _COUNT.unpack_from(self._memory, own)
             _COUNT.pack_into(self._memory, own, max(0, count + number))
@@ -155,7 +155,7 @@ class SharedTable:
         return free
 
     def _evict(self, key: int) -> int:
-        """The slot, of those that `key` may lie in, that was idle longest: nothing counted, nothing left to flow off."""
+        """The slot, of those that `key` may lie in, that was idle longest: nothing counted, nothing to flow off."""
         now, best, oldest = self._clock(), None, float("inf")
         for step in range(PROBES):
             at = _HEAD + (key + step) % self._slots * _SLOT.size

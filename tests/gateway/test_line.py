@@ -69,7 +69,7 @@ def test_with_no_replica_requests_wait_until_one_comes_or_their_time_is_over() -
     assert isinstance(wait(one, "b", Capacity(0), 20.0), Entry)
     full = wait(one, "c", Capacity(0), 20.0)
     assert isinstance(full, Turned)
-    assert full.why is Why.QUEUE_FULL
+    assert full.why is Why.NO_REPLICA
     late, told = one.expire(Capacity(0), 30.0)
     assert [entry.item for entry in late] == ["a"]
     assert told.why is Why.NO_REPLICA

@@ -155,8 +155,8 @@ async def test_a_started_request_is_never_sent_twice(world: World) -> None:
         assert len(first.received) + len(second.received) == before + 1
 
 
-async def test_no_ready_replica_is_503_with_retry_after(world: World) -> None:
-    await world.route("demo")
+async def test_no_ready_replica_is_503_with_retry_after_where_nobody_waits(world: World) -> None:
+    await world.route("demo", maxQueuedRequests=0)
     reply = await world.ask(**ASK)
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_ready_replica")
     assert int(reply.headers["retry-after"]) > 0

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from ryzanstein_gateway.shared_table import SharedTable, Unavailable
 table = SharedTable.attach(Path(sys.argv[1]), int(sys.argv[2]))
-done = 0
-while done < int(sys.argv[3]):
+steps = [lambda: table.update("bucket", lambda before: before + 1.0), lambda: table.add("count", 1)]
+steps *= int(sys.argv[3])
+while steps:
     try:
-        table.update("bucket", lambda before: before + 1.0)
-        table.add("count", 1)
-        done += 1
+        steps[-1]()
+        steps.pop()
     except Unavailable:
         pass
 print("done", flush=True)

@@ -18,10 +18,10 @@ from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, LABEL_SERVICE,
 ASK: dict[str, Any] = {"model": "demo", "messages": []}
 
 
-async def two_replicas(world: World) -> tuple[Replica, Replica]:
+async def two_replicas(world: World, **row: Any) -> tuple[Replica, Replica]:
     """Both run, only the first is known."""
     first, second = await world.add_replica(), await world.add_replica()
-    await world.route("demo")
+    await world.route("demo", **row)
     await world.endpoints("demo", [first])
     return first, second
 
@@ -184,7 +184,7 @@ async def test_a_deleted_config_map_leaves_the_last_table(world: World) -> None:
 
 
 async def test_a_deleted_slice_takes_its_replicas_out(world: World) -> None:
-    await two_replicas(world)
+    await two_replicas(world, maxQueuedRequests=0)
     await world.kube.delete(ENDPOINT_SLICES, NAMESPACE, "demo-workers-abcde")
     await until(lambda: not world.seen("demo"), "the endpoints are gone")
     assert (await world.ask(**ASK)).status_code == 503

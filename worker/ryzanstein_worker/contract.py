@@ -14,12 +14,18 @@ HEALTH_PORT: Final = 8001
 GRPC_PORT: Final = 8002
 """The gRPC API (proto/), of a worker and of the gateway alike."""
 
+DEMAND_PORT: Final = 8003
+"""Of the operator: where a gateway says that requests wait for a replica."""
+
 # --- HTTP paths --------------------------------------------------------------------------------
 HEALTH_LIVE: Final = "/health/live"
 HEALTH_READY: Final = "/health/ready"
 HEALTH_STATUS: Final = "/health/status"
 """On HEALTH_PORT of a worker: what the gateway asks each second, as JSON; see server/health.py."""
 METRICS: Final = "/metrics"
+DEMAND_PATH: Final = "/demand"
+"""On DEMAND_PORT: a POST of {"namespace", "service", "waiting", "sender"}, with the key that both have mounted. 200
+from the operator that leads, 503 from one that stands by (and keeps it in mind)."""
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
@@ -31,6 +37,8 @@ HEADER_REQUEST_ID: Final = "x-request-id"
 HEADER_CACHE_SALT: Final = "x-ryzanstein-cache-salt"
 """Set by the gateway alone, hex of at most 64 digits, derived from the API key: tenants share no prefix blocks.
 The gateway removes what a client sends under this name."""
+HEADER_PRIORITY: Final = "x-ryzanstein-priority"
+"""From a client to the gateway: high, normal or low. Not passed on."""
 HEADER_NOT_STARTED: Final = "x-ryzanstein-not-started"
 """On a worker's 503: "draining" or "overloaded". The request has not been started, another replica may take it."""
 HEADER_LOST: Final = "x-ryzanstein-lost"
