@@ -6,6 +6,8 @@ Knows the flags (vLLM's names) and how a model reference becomes a directory. Kn
 
 import argparse
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -56,6 +58,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int = API_PORT
     health_port: int = HEALTH_PORT
     drain_seconds: float = 120.0
+    state_dir: str | None = None  # None: crashes are forgotten with the process
 
 
 def resolve_model(reference: str) -> Path:
@@ -76,6 +79,14 @@ def resolve_model(reference: str) -> Path:
     if not directory.is_dir():
         raise ConfigError(f"The model directory {directory} does not exist.")
     return directory
+
+
+def default_state_dir(port: int) -> str | None:
+    """This user's place in the scratch space: in a pod a volume that outlives the container's restarts. None where
+    the next start has another port and so could not know what is its own."""
+    if port == 0:
+        return None
+    return str(Path(tempfile.gettempdir()) / f"ryzanstein-{os.getuid()}")
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +111,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-enable-prefix-caching", dest="enable_prefix_caching", action="store_false")
     parser.add_argument("--max-queued-requests", type=_positive_int, default=defaults.max_queued_requests, metavar="N")
     parser.add_argument("--drain-seconds", type=_seconds, default=120.0, metavar="S")
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="remembers what ran at a crash (default: in the scratch space)"
+    )
     parser.add_argument("--startup-timeout-seconds", type=_seconds, default=defaults.startup_timeout_seconds)
     parser.add_argument("--hang-timeout-seconds", type=_seconds, default=defaults.hang_timeout_seconds)
 
@@ -122,6 +136,7 @@ def serve_config(arguments: argparse.Namespace) -> ServeConfig:
         port=arguments.port,
         health_port=arguments.health_port,
         drain_seconds=arguments.drain_seconds,
+        state_dir=arguments.state_dir or default_state_dir(arguments.port),
     )
 
 

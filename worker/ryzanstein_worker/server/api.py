@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import string
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ from ryzanstein_worker.server.gate import error_response
 from ryzanstein_worker.server.health import Probes, page
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, StrictModel
 from ryzanstein_worker.server.parsing import RequestT, parse
+from ryzanstein_worker.server.quarantine import fingerprint
 from ryzanstein_worker.server.responses import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList
 from ryzanstein_worker.server.resume import Resume, open_envelope
 from ryzanstein_worker.server.service import Caller, Run, Service
@@ -73,18 +75,19 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
 
 
 async def _generate(request: Request, service: Service, model: type[RequestT]) -> Response:
-    caller = Caller(arrival=request.state.arrival, cache_salt=_cache_salt(request))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in (JSON, contract.CONTENT_TYPE_RESUME):
         raise ApiError(415, "The content type must be application/json.")
-    read = _read_resume if content_type == contract.CONTENT_TYPE_RESUME else _read
-    body = await _body(request, MAX_BODY_BYTES if read is _read else MAX_RESUME_BYTES)
+    salt = _cache_salt(request)
+    resumes = content_type == contract.CONTENT_TYPE_RESUME
+    body = await _body(request, MAX_RESUME_BYTES if resumes else MAX_BODY_BYTES)
     if len(body) <= INLINE_BODY_BYTES:
-        parsed, resume = read(body, model)
+        asked = _read(body, model, resumes=resumes)
     else:
-        parsed, resume = await asyncio.to_thread(read, body, model)
+        asked = await asyncio.to_thread(_read, body, model, resumes=resumes)
+    caller = Caller(request.state.arrival, salt, asked.fingerprint)
     try:
-        return await _answer(request, service, parsed, caller, resume)
+        return await _answer(request, service, caller, asked.request, asked.resume)
     except ClientDisconnect:
         return Response(status_code=499)  # nobody reads it
     except ApiError:
@@ -93,19 +96,25 @@ async def _generate(request: Request, service: Service, model: type[RequestT]) -
         raise as_api_error(error) from None
 
 
-def _read(body: bytes, model: type[RequestT]) -> tuple[StrictModel, Resume | None]:
-    return parse(body, model), None
+@dataclass(frozen=True)
+class _Asked:
+    request: StrictModel
+    resume: Resume | None
+    fingerprint: bytes
 
 
-def _read_resume(body: bytes, model: type[RequestT]) -> tuple[StrictModel, Resume | None]:
-    inner, resume = open_envelope(body)
-    if len(inner) > MAX_BODY_BYTES:
-        raise _too_large(MAX_BODY_BYTES)
-    return parse(inner, model), resume
+def _read(body: bytes, model: type[RequestT], *, resumes: bool) -> _Asked:
+    """What a body asks for. Raises ApiError."""
+    resume = None
+    if resumes:
+        body, resume = open_envelope(body)
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large(MAX_BODY_BYTES)
+    return _Asked(parse(body, model), resume, fingerprint(body))
 
 
 async def _answer(
-    request: Request, service: Service, parsed: StrictModel, caller: Caller, resume: Resume | None
+    request: Request, service: Service, caller: Caller, parsed: StrictModel, resume: Resume | None
 ) -> Response:
     async def prepare() -> Run:
         if isinstance(parsed, CompletionRequest):

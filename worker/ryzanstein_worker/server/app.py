@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -25,9 +26,11 @@ from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_templ
 from ryzanstein_worker.server.gate import Gate
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.server.protocol import BoundedHttpProtocol
+from ryzanstein_worker.server.quarantine import Quarantine
 from ryzanstein_worker.server.service import Service
 from ryzanstein_worker.server.tokenizer import Tokenizer
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
+from ryzanstein_worker.telemetry.tracing import Tracing, is_enabled
 
 DRAIN_GRACE_SECONDS = 5.0
 """How long a draining worker still accepts requests, until those who route have seen that it is not ready; at most
@@ -67,6 +70,9 @@ class _Worker:
         # Before the engine: what is wrong with these files is told without the wait for the weights.
         self._tokenizer = Tokenizer(model_dir)
         self._template = ChatTemplate(read_chat_template(model_dir), self._tokenizer.special)
+        # By name and port, for workers on one machine share the directory.
+        directory = None if config.state_dir is None else Path(config.state_dir)
+        self._quarantine = Quarantine(directory, f"{config.served_model_name} {config.port}")
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # a second signal: end now
 
@@ -79,7 +85,10 @@ class _Worker:
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
         try:
             async with self._engine() as engine:
-                return 0 if engine is None else await self._serve(engine)
+                code = 0 if engine is None else await self._serve(engine)
+            if code == 0:  # else what was running stays written down, for the next start
+                self._quarantine.close()
+            return code
         except GroupLostError as error:
             return _lost(error.lost)
         finally:
@@ -110,9 +119,13 @@ class _Worker:
     async def _serve(self, engine: Engine) -> int:
         config = self._config
         self._metrics.watch(engine.stats)
-        service = Service(config.served_model_name, engine, self._tokenizer, self._template, self._metrics)
+        service = Service(
+            config.served_model_name, engine, self._tokenizer, self._template, self._metrics, self._quarantine
+        )
         await self._template.warm_up()
-        gate = Gate(build_app(service, self._probes, self._metrics))
+        app = build_app(service, self._probes, self._metrics)
+        tracing = Tracing(service.name) if is_enabled() else None
+        gate = Gate(app if tracing is None else tracing.around(app))
         server = _uvicorn(gate)
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
         self._probes.engine, self._probes.phase = engine, "serving"
@@ -123,6 +136,8 @@ class _Worker:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
             await self._template.close()
+            if tracing is not None:
+                await tracing.close()
 
     async def _until_the_end(self, engine: Engine, gate: Gate, serving: "asyncio.Task[None]") -> int:
         stop = asyncio.create_task(self._stop.wait())

@@ -87,6 +87,14 @@ def not_started(reason: str, sentence: str) -> ApiError:
     )
 
 
+def quarantined() -> ApiError:
+    return ApiError(
+        422,
+        "The engine crashed twice while this request was running; it is not run again for an hour.",
+        code="request_quarantined",
+    )
+
+
 def engine_failed() -> ApiError:
     return ApiError(500, "The engine could not complete this request.", kind=SERVER_ERROR, code="engine_error")
 

@@ -26,6 +26,7 @@ class Caller:
 
     arrival: float  # time.monotonic() at which its head was read
     cache_salt: bytes = b""
+    fingerprint: bytes = b""  # of what the client sent (quarantine.py); empty: crashes are not laid to it
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Run:
     renderer: Renderer
     prompt_tokens: int
     include_usage: bool
+    fingerprint: bytes = b""
     replayed: tuple[Delta, ...] = ()  # what another replica has shown, by choice
 
     def tally(self) -> Tally:
@@ -94,6 +96,7 @@ class RunBuilder:
             ChatRenderer(head) if chat else CompletionRenderer(head),
             sum(map(len, prompts)),
             request.include_usage,
+            caller.fingerprint,
             _replay(choices, resume) if resume is not None else (),
         )
 

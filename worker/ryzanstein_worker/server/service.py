@@ -5,8 +5,8 @@ Knows OpenAI's requests and the engine's; knows no HTTP framework.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -17,6 +17,7 @@ from ryzanstein_worker.server.chat_template import ChatTemplate, Turn
 from ryzanstein_worker.server.errors import ApiError, context_exceeded, model_not_found
 from ryzanstein_worker.server.generate import Delta, follow, merge
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from ryzanstein_worker.server.quarantine import Hold, Quarantine
 from ryzanstein_worker.server.responses import Answer
 from ryzanstein_worker.server.resume import Resume
 from ryzanstein_worker.server.run import Caller, Run, RunBuilder
@@ -53,7 +54,13 @@ class Service:
     """Serves one model under one name."""
 
     def __init__(
-        self, name: str, engine: EngineLike, tokenizer: Tokenizer, template: ChatTemplate, metrics: ServerMetrics
+        self,
+        name: str,
+        engine: EngineLike,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        metrics: ServerMetrics,
+        quarantine: Quarantine,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -61,17 +68,18 @@ class Service:
         self._tokenizer = tokenizer
         self._template = template
         self._metrics = metrics
+        self._quarantine = quarantine
         self._builder = RunBuilder(name, engine.info, tokenizer)
 
     async def completion(self, request: CompletionRequest, caller: Caller, resume: Resume | None = None) -> Run:
         """Check a completion request against the model. Raises ApiError."""
-        self._check_model(request)
+        self._check(request, caller)
         prompts = [await self._token_ids(prompt) for prompt in request.prompts]
         return await self._run(request, prompts, caller, int(time.time()), resume, chat=False)
 
     async def chat(self, request: ChatCompletionRequest, caller: Caller, resume: Resume | None = None) -> Run:
         """Check a chat request against the model and its template. Raises ApiError."""
-        self._check_model(request)
+        self._check(request, caller)
         turns = [
             Turn(role=message.role, content=message.text, name=message.name, tool_call_id=message.tool_call_id)
             for message in request.messages
@@ -86,13 +94,14 @@ class Service:
         """The chunks of an answer, delta by delta. Closing it early aborts the work. Raises ApiError."""
         tally = run.tally()
         opened = bool(run.replayed)
-        async with aclosing(self._deltas(run)) as deltas:
+        async with self._running(run) as (deltas, hold):
             async for delta in deltas:
                 answers = run.renderer.chunks(delta)
                 if not opened:
                     opened = True
                     answers = [*run.renderer.opening(len(run.choices)), *answers]
                 tally.add(delta, run.choices_per_prompt)
+                hold.tokens(len(delta.token_ids))
                 yield Piece(answers, delta)
         if run.include_usage:
             yield Piece([run.renderer.last(tally.usage())])
@@ -101,18 +110,24 @@ class Service:
         """The answer in one piece. Raises ApiError."""
         tally = run.tally()
         kept: list[Delta] = []
-        async with aclosing(self._deltas(run)) as deltas:
+        async with self._running(run) as (deltas, hold):
             async for delta in deltas:
                 tally.add(delta, run.choices_per_prompt)
+                hold.tokens(len(delta.token_ids))
                 kept.append(delta)
         return run.renderer.whole(kept, len(run.choices), tally.usage())
 
-    def _deltas(self, run: Run) -> AsyncGenerator[Delta, None]:
-        return merge([follow(self.engine, choice, self._metrics) for choice in run.choices if not choice.finished])
+    @asynccontextmanager
+    async def _running(self, run: Run) -> AsyncIterator[tuple[AsyncGenerator[Delta, None], Hold]]:
+        unfinished = [choice for choice in run.choices if not choice.finished]
+        with self._quarantine.watch(run.fingerprint) as hold:
+            async with aclosing(merge([follow(self.engine, choice, self._metrics) for choice in unfinished])) as deltas:
+                yield deltas, hold
 
-    def _check_model(self, request: GenerationRequest) -> None:
+    def _check(self, request: GenerationRequest, caller: Caller) -> None:
         if request.model != self.name:
             raise model_not_found(self.name)
+        self._quarantine.check(caller.fingerprint)
 
     async def _token_ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
