@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ POLL_SECONDS: Final = 1.0
 _MAX_ENTRY_BYTES: Final = 4096
 _MAX_KEY_BYTES: Final = 1024
 _SALT_CONTEXT: Final = b"ryzanstein cache salt v1"
+_ID_CONTEXT: Final = b"ryzanstein key id v1"
 _HEX: Final = frozenset("0123456789abcdef")
 
 _log = logging.getLogger(__name__)
@@ -29,10 +31,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner of a valid key. `key_sets` None: the gateway asks for no key. `cache_salt`: hex, or empty."""
+    """The owner of a valid key. `key_sets` None: the gateway asks for no key. `cache_salt`, `key_id`: hex, or empty."""
 
     key_sets: frozenset[str] | None
     cache_salt: str
+    key_id: str = ""
 
 
 ANYONE: Final = Principal(key_sets=None, cache_salt="")
@@ -41,6 +44,12 @@ ANYONE: Final = Principal(key_sets=None, cache_salt="")
 def cache_salt(digest: str) -> str:
     """A salt for the prefix cache, 64 hex digits, from which neither the key nor its stored hash can be told."""
     return hmac.new(bytes.fromhex(digest), _SALT_CONTEXT, hashlib.sha256).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def key_id(digest: str) -> str:
+    """A name for a key in logs, 12 hex digits, from which neither the key nor its stored hash can be told."""
+    return hmac.new(bytes.fromhex(digest), _ID_CONTEXT, hashlib.sha256).hexdigest()[:12]
 
 
 def bearer_token(headers: Headers) -> bytes:
@@ -68,7 +77,7 @@ def authenticate(headers: Headers, digests: Mapping[str, frozenset[str]]) -> Pri
             found = digest
     if found is None:
         raise Refused(INVALID_KEY)
-    return Principal(key_sets=digests[found], cache_salt=cache_salt(found))
+    return Principal(key_sets=digests[found], cache_salt=cache_salt(found), key_id=key_id(found))
 
 
 def read_key_sets(root: Path) -> dict[str, frozenset[str]]:

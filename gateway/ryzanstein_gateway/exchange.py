@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from ryzanstein_gateway.errors import Refusal
 from ryzanstein_gateway.protocol import ABORT
+from ryzanstein_gateway.trace import UNTRACED, Trace
 from ryzanstein_worker.contract import HEADER_REQUEST_ID
 
 REQUEST_ID: Final = HEADER_REQUEST_ID.encode()
@@ -36,8 +37,14 @@ class Exchange:
     endpoint: str = ""
     tries: int = 0
     migrations: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     """As counted from the journal; None for what is not streamed."""
+    queued: float = 0.0
+    """Seconds that it waited to be let in."""
+    key_id: str = ""
+    """Names the key without telling anything of it; auth.key_id."""
+    trace: Trace = UNTRACED
     status: int = 0
     first_byte: float | None = None
     outcome: str = ""

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ryzanstein_worker import contract
+from ryzanstein_worker.telemetry import tracing
 
 _FIRST_TOKEN_BUCKETS = (
     0.001,
@@ -141,7 +142,8 @@ class ServerMetrics:
     def request(self, arrival: float, num_prompt_tokens: int) -> "Iterator[RequestTimer]":
         """Times one request; leaving without `finish` counts it as aborted."""
         self._prompt.inc(num_prompt_tokens)
-        timer = RequestTimer(self, arrival)
+        request = tracing.current()
+        timer = RequestTimer(self, arrival, request.choice(arrival, num_prompt_tokens) if request else None)
         try:
             yield timer
         finally:
@@ -156,10 +158,11 @@ class ServerMetrics:
 
 
 class RequestTimer:
-    """One request's moments, put into the histograms as they are known."""
+    """One request's moments, put into the histograms as they are known, and into its trace if it has one."""
 
-    def __init__(self, metrics: ServerMetrics, arrival: float) -> None:
+    def __init__(self, metrics: ServerMetrics, arrival: float, trace: tracing.ChoiceTrace | None = None) -> None:
         self._metrics = metrics
+        self._trace = trace
         self._arrival = arrival
         self._first: float | None = None
         self._last: float | None = None
@@ -170,6 +173,8 @@ class RequestTimer:
         if count == 0:
             return
         now = time.monotonic()
+        if self._trace is not None:
+            self._trace.step(now, count, first_scheduled)
         own = self._metrics
         own._generated.inc(count)
         if self._last is None:
@@ -187,6 +192,8 @@ class RequestTimer:
         if self._done:
             return
         self._done = True
+        if self._trace is not None:
+            self._trace.finish(reason)
         own = self._metrics
         own._finished.labels(own.model_name, reason).inc()
         if reason in ("stop", "length") and self._first is not None and self._last is not None:

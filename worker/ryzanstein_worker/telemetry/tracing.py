@@ -1,0 +1,211 @@
+"""OpenTelemetry traces: a span for each request, and beneath it what the engine did with each choice.
+
+Off unless the environment names an OTLP endpoint: then no object of OpenTelemetry's is ever made. Knows W3C's trace
+context, moments and counts; is never handed a prompt, a token or a key. All moments are of the monotonic clock. The
+engine's spans are made when a choice has ended, from moments that are noted anyway: a token costs one comparison.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from opentelemetry import context, trace
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ryzanstein_worker import contract
+
+MAX_STEP_EVENTS: Final = 32
+"""So many steps of a choice are events of its span; of the others there are the count and the longest pause."""
+FLUSH_SECONDS: Final = 3.0
+_SCOPE: Final = "ryzanstein_worker"
+_OPERATIONS: Final = {contract.CHAT_COMPLETIONS: "chat", contract.COMPLETIONS: "text_completion"}
+
+_current: ContextVar["RequestTrace | None"] = ContextVar("request_trace", default=None)
+
+
+def is_enabled(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the standard OTEL_* variables ask for traces over OTLP."""
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return bool(endpoint) and not disabled and environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "otlp"
+
+
+def current() -> "RequestTrace | None":
+    """The trace of the request that this task works for; None where there is none."""
+    return _current.get()
+
+
+class Tracing:
+    """Makes the spans of one worker. Sampler, headers, batches and the rest are the OTEL_* variables'."""
+
+    def __init__(self, model: str, environ: Mapping[str, str] = os.environ) -> None:
+        # Here and not above: who has no endpoint need not wait for these to be imported.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        own = {"service.instance.id": socket.gethostname()} | ({} if named else {"service.name": "ryzanstein-worker"})
+        self._provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
+        # Its queue is bounded and filled without waiting: a collector that is slow or away costs spans, not requests.
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer(_SCOPE)
+        self._model = model
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application, with a span around each request that generates."""
+
+        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+            operation = _OPERATIONS.get(scope["path"]) if scope["type"] == "http" else None
+            if operation is None or scope["method"] != "POST":
+                await app(scope, receive, send)
+                return
+            await self._trace(operation, app, scope, receive, send)
+
+        return traced
+
+    async def close(self) -> None:
+        """Send what is left, for a moment at most."""
+        flush = asyncio.to_thread(self._provider.shutdown)
+        await asyncio.wait([asyncio.ensure_future(flush)], timeout=FLUSH_SECONDS)
+
+    async def _trace(self, operation: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        span = self._tracer.start_span(
+            f"{operation} {self._model}",
+            TraceContextTextMapPropagator().extract(carrier, context.Context()),
+            SpanKind.SERVER,
+            {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "ryzanstein",
+                "gen_ai.request.model": self._model,
+                "http.request.method": "POST",
+                "url.path": scope["path"],
+                "ryzanstein.request.id": scope.get("state", {}).get("request_id", ""),
+            },
+        )
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                span.set_attribute("http.response.status_code", message["status"])
+                if message["status"] >= 500:
+                    span.set_status(StatusCode.ERROR)
+            await send(message)
+
+        request = RequestTrace(self._tracer, span)
+        token = _current.set(request)
+        try:
+            await app(scope, receive, watched)
+        finally:
+            _current.reset(token)
+            request.end()
+
+
+class RequestTrace:
+    """One request: its span, and the sums over its choices."""
+
+    def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
+        self.tracer = tracer
+        self.span = span
+        self.context = trace.set_span_in_context(span, context.Context())
+        self._prompts: list[int] = []
+        self._tokens = 0
+        self._reasons: list[str] = []
+
+    def choice(self, arrival: float, num_prompt_tokens: int) -> "ChoiceTrace":
+        """One of its choices begins."""
+        self._prompts.append(num_prompt_tokens)
+        return ChoiceTrace(self, arrival, num_prompt_tokens)
+
+    def ended(self, tokens: int, reason: str) -> None:
+        """A choice has ended."""
+        self._tokens += tokens
+        self._reasons.append(reason)
+
+    def end(self) -> None:
+        """The reply is out, or its client gone."""
+        if len(self._prompts) == 1:  # several choices may share a prompt, which would count twice
+            self.span.set_attribute("gen_ai.usage.input_tokens", self._prompts[0])
+        if self._reasons:
+            self.span.set_attribute("gen_ai.usage.output_tokens", self._tokens)
+            self.span.set_attribute("gen_ai.response.finish_reasons", self._reasons)
+        self.span.end()
+
+
+class ChoiceTrace:
+    """One choice in the engine: queue, prefill, decode. Built up as moments, made into spans at its end."""
+
+    def __init__(self, request: RequestTrace, arrival: float, num_prompt_tokens: int) -> None:
+        self._request = request
+        self._arrival = arrival
+        self._num_prompt_tokens = num_prompt_tokens
+        self._scheduled: float | None = None
+        self._first: float | None = None
+        self._last = arrival
+        self._longest = 0.0
+        self._steps: list[tuple[float, int]] = []
+        self._num_steps = 0
+        self._tokens = 0
+
+    def step(self, now: float, tokens: int, first_scheduled: float | None) -> None:
+        """The engine gave tokens, of one step or of several whose outputs came together."""
+        if self._first is None:
+            self._first, self._scheduled = now, first_scheduled
+        else:
+            self._longest = max(self._longest, now - self._last)
+            if len(self._steps) < MAX_STEP_EVENTS:
+                self._steps.append((now, tokens))
+        self._last = now
+        self._num_steps += 1
+        self._tokens += tokens
+
+    def finish(self, reason: str) -> None:
+        """No more tokens come."""
+        self._request.ended(self._tokens, reason)
+        if not self._request.span.get_span_context().trace_flags.sampled:
+            return
+        now = time.monotonic()
+        queued_until = self._scheduled if self._scheduled is not None else self._first or now
+        self._span("engine.queue", self._arrival, queued_until, {})
+        if self._scheduled is not None:
+            done = self._first if self._first is not None else now
+            self._span("engine.prefill", self._scheduled, done, {"gen_ai.usage.input_tokens": self._num_prompt_tokens})
+        if self._first is not None:
+            self._decode(reason)
+
+    def _decode(self, reason: str) -> None:
+        assert self._first is not None
+        span = self._start("engine.decode", self._first)
+        span.set_attributes(
+            {
+                "gen_ai.usage.output_tokens": self._tokens,
+                "gen_ai.response.finish_reasons": [reason],
+                "ryzanstein.engine.steps": self._num_steps,
+                "ryzanstein.engine.longest_pause_ms": round(self._longest * 1000, 3),
+            }
+        )
+        for moment, tokens in self._steps:
+            span.add_event("step", {"tokens": tokens}, _wall(moment))
+        if reason in ("error", "abort"):
+            span.set_status(StatusCode.ERROR if reason == "error" else StatusCode.UNSET)
+        span.end(_wall(self._last))
+
+    def _span(self, name: str, begin: float, end: float, attributes: dict[str, Any]) -> None:
+        span = self._start(name, begin)
+        span.set_attributes(attributes)
+        span.end(_wall(end))
+
+    def _start(self, name: str, begin: float) -> trace.Span:
+        return self._request.tracer.start_span(name, self._request.context, start_time=_wall(begin))
+
+
+def _wall(moment: float) -> int:
+    """Nanoseconds since 1970 of a moment of the monotonic clock."""
+    return time.time_ns() - round((time.monotonic() - moment) * 1e9)
