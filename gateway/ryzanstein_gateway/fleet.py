@@ -1,4 +1,4 @@
-"""What the gateway knows at this moment: routes, endpoints, its own requests in flight, who has failed lately.
+"""What the gateway knows at this moment: routes, endpoints, and the state of each replica.
 
 Joins the watches' snapshots with the gateway's own observations. Makes no call; the choice itself is balance's.
 """
@@ -7,32 +7,41 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
 
-from ryzanstein_gateway.balance import Candidate, Choice, Endpoint, Policy, choose
+from ryzanstein_gateway.balance import Choice, Endpoint, Policy, choose
 from ryzanstein_gateway.endpoints import EndpointStore, ServiceKey
 from ryzanstein_gateway.prefix import PrefixMemory
+from ryzanstein_gateway.replica_state import Attempt, ReplicaState, eject_outliers
 from ryzanstein_gateway.routes import ConfigMap, Route, RoutesError, RouteTable, parse_routes
+from ryzanstein_gateway.vitals import Status
 
-SHUN_SECONDS: Final = 5.0
-"""How long an endpoint that refused is avoided. Long enough for its EndpointSlice to change, short for a mistake."""
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one replica stands, for metrics. `against` is one word, empty where it is sound."""
+
+    model: str
+    endpoint: str
+    against: str
+    breaker: str
+
 
 _log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Owned by the event loop; `table` and `ready_endpoints` may be read from any thread."""
+    """Owned by the event loop; `table`, `ready_endpoints` and `standings` may be read from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.table = RouteTable()
         self.table_is_stale = False
         self._stores: list[EndpointStore] = []
-        self._in_flight: dict[str, int] = {}
-        self._shunned_until: dict[str, float] = {}
-        self._turns: dict[ServiceKey, itertools.count[int]] = {}
+        self._replicas: dict[str, ReplicaState] = {}
         self._prefixes = PrefixMemory()
+        self._turns: dict[ServiceKey, itertools.count[int]] = {}
         self._clock = clock
 
     def add_store(self) -> EndpointStore:
@@ -49,37 +58,87 @@ class Fleet:
         """How many endpoints are ready and stay."""
         return sum(not endpoint.leaving for endpoint in self.endpoints(route))
 
-    def pick(self, route: Route, tried: set[str], prefix_keys: Sequence[int] = ()) -> Choice | None:
+    def replica(self, endpoint: Endpoint, route: Route) -> ReplicaState:
+        """What is known of a replica. An address that has gone to another pod begins anew."""
+        known = self._replicas.get(endpoint.host)
+        if known is None or known.endpoint.pod != endpoint.pod:
+            self._prefixes.forget(endpoint.host)
+            known = ReplicaState(endpoint, (route.namespace, route.service), route.health_port, self._clock)
+            self._replicas[endpoint.host] = known
+        known.endpoint, known.health_port = endpoint, route.health_port
+        return known
+
+    def pick(self, route: Route, tried: Container[str] = (), prefix_keys: Sequence[int] = ()) -> Choice | None:
         """Where to send now, none of `tried`. `prefix_keys`: of the prompt's beginning, where the policy asks for them;
         what is picked is taken to have served them from now on."""
         now = self._clock()
-        self._shunned_until = {host: until for host, until in self._shunned_until.items() if until > now}
-        untried = [self._candidate(one) for one in self.endpoints(route) if one.host not in tried]
+        candidates = [self.replica(one, route).candidate(now) for one in self.endpoints(route) if one.host not in tried]
         turns = self._turns.setdefault((route.namespace, route.service), itertools.count())
-        prefix = self._prefixes.look_up(prefix_keys, [one.endpoint.host for one in untried])
-        choice = choose(untried, Policy.of(route.policy), turn=next(turns), draw=random.random(), prefix=prefix)
+        choice = choose(
+            candidates,
+            Policy.of(route.policy),
+            turn=next(turns),
+            draw=random.random(),
+            prefix=self._prefixes.look_up(prefix_keys, [one.endpoint.host for one in candidates]),
+        )
         if choice:
             self._prefixes.remember(choice.endpoint.host, prefix_keys)
         return choice
 
-    def _candidate(self, endpoint: Endpoint) -> Candidate:
-        tier = 2 if endpoint.leaving else int(endpoint.host in self._shunned_until)
-        return Candidate(endpoint, self._in_flight.get(endpoint.host, 0), tier=tier)
-
-    def shun(self, endpoint: Endpoint) -> None:
-        """Remember that an endpoint refused a connection or said that it is draining."""
-        self._shunned_until[endpoint.host] = self._clock() + SHUN_SECONDS
-
     @contextmanager
-    def in_flight(self, endpoint: Endpoint) -> Iterator[None]:
-        """Counts a request at an endpoint for as long as the context lasts."""
-        self._in_flight[endpoint.host] = self._in_flight.get(endpoint.host, 0) + 1
+    def attempt(self, endpoint: Endpoint, route: Route) -> Iterator[tuple[ReplicaState, Attempt]]:
+        """A request at an endpoint, counted there for as long as the context lasts."""
+        replica = self.replica(endpoint, route)
+        attempt = replica.begin()
         try:
-            yield
+            yield replica, attempt
         finally:
-            self._in_flight[endpoint.host] -= 1
-            if not self._in_flight[endpoint.host]:
-                del self._in_flight[endpoint.host]
+            replica.attempts.discard(attempt)
+
+    def in_flight(self) -> int:
+        """Requests at replicas, of all models."""
+        return sum(len(replica.attempts) for replica in self._replicas.values())
+
+    def to_check(self) -> list[ReplicaState]:
+        """Every replica that is listed or still has a request. Forgets the others."""
+        listed = {one.endpoint.host for group in self._groups().values() for one in group}
+        for host in [host for host, one in self._replicas.items() if host not in listed and not one.attempts]:
+            del self._replicas[host]
+            self._prefixes.forget(host)
+        return [*self._replicas.values()]
+
+    def told(self, replica: ReplicaState, status: Status) -> None:
+        """A replica's page was read. One that has started anew has an empty cache."""
+        if replica.told(status):
+            self._prefixes.forget(replica.endpoint.host)
+
+    def eject_outliers(self) -> int:
+        """Compare the replicas of each model with each other; how many were ejected."""
+        now = self._clock()
+        return sum(eject_outliers(group, now) for group in self._groups().values())
+
+    def give_up_stalled(self) -> int:
+        """End the wait for replicas that show no sign of life; how many requests that were."""
+        now = self._clock()
+        sound = {service for service, group in self._groups().items() if not all(one.against(now) for one in group)}
+        return sum(one.give_up_stalled(now, alternative=one.service in sound) for one in [*self._replicas.values()])
+
+    def standings(self) -> list[Standing]:
+        """Each endpoint of each model as it stands."""
+        now = self._clock()
+        return [
+            Standing(route.model, endpoint.pod or endpoint.host, one.against(now), one.breaker.phase(now).value)
+            for route in self.table.by_model.values()
+            for endpoint in self.endpoints(route)
+            if (one := self._replicas.get(endpoint.host)) is not None
+        ]
+
+    def _groups(self) -> dict[ServiceKey, list[ReplicaState]]:
+        """The listed replicas of each service."""
+        return {
+            (route.namespace, route.service): [self.replica(one, route) for one in self.endpoints(route)]
+            for route in self.table.by_model.values()
+        }
 
 
 class RouteStore:

@@ -24,6 +24,8 @@ class AccessEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     model: str = ""
     endpoint: str = ""
     tries: int = 0
+    migrations: int = 0
+    completion_tokens: int | None = None
     first_byte_ms: float | None = None
     outcome: str = ""
 

@@ -6,7 +6,7 @@ exposition.py). The label `model` takes names of the route table only, so no cli
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -14,6 +14,20 @@ from prometheus_client.registry import Collector
 
 IN_FLIGHT: Final = "ryzanstein_gateway_requests_in_flight"
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
+
+
+class Standing(Protocol):
+    """How one replica stands. `against` is one word, empty where it is sound; `breaker` its phase."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def against(self) -> str: ...
+    @property
+    def breaker(self) -> str: ...
 
 
 class Metrics:
@@ -49,7 +63,23 @@ class Metrics:
             ["model", "priority", "outcome"], registry=self.registry,
         )  # fmt: skip
         self.upstream_retries = Counter(
-            "ryzanstein_gateway_upstream_retries", "Requests sent to another replica.", registry=self.registry
+            "ryzanstein_gateway_upstream_retries", "Requests sent to another replica because one has not begun them.",
+            ["reason"], registry=self.registry,
+        )  # fmt: skip
+        self.migrations = Counter(
+            "ryzanstein_gateway_migrations", "Losses of a replica with a request, by what became of the request.",
+            ["model", "reason", "outcome"], registry=self.registry,
+        )  # fmt: skip
+        self.migration_gap = Histogram(
+            "ryzanstein_gateway_migration_gap_seconds", "Time without a byte that a stream's client saw at a loss.",
+            ["model"], buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.checks_failed = Counter(
+            "ryzanstein_gateway_health_checks_failed", "Health pages of replicas that could not be read.",
+            ["reason"], registry=self.registry,
+        )  # fmt: skip
+        self.ejections = Counter(
+            "ryzanstein_gateway_ejections", "Replicas left out for a while as outliers.", registry=self.registry
         )
         self.routing_choices = Counter(
             "ryzanstein_gateway_routing_choices", "Replicas chosen, by what decided it (balance.Why).",
@@ -70,6 +100,8 @@ class View(Collector):
     """Each watch and the seconds since the API server last said anything on it."""
     routes_stale: Callable[[], bool]
     """Whether the newest route table could not be read and an older one is in force."""
+    standings: Callable[[], Iterable[Standing]] = tuple
+    """How each replica stands."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -85,3 +117,19 @@ class View(Collector):
         yield age
         stale = "The newest route table cannot be read; an older one is in force."
         yield GaugeMetricFamily("ryzanstein_gateway_routes_stale", stale, value=float(self.routes_stale()))
+        yield from self._standings()
+
+    def _standings(self) -> Iterator[GaugeMetricFamily]:
+        replica = ["model", "endpoint"]
+        breaker = GaugeMetricFamily(
+            "ryzanstein_gateway_breaker_state", "0 closed, 1 half-open, 2 open.", labels=replica
+        )
+        unsound = GaugeMetricFamily(
+            "ryzanstein_gateway_replica_unsound", "1 while a replica is avoided, and why.", labels=[*replica, "reason"]
+        )
+        for one in self.standings():
+            breaker.add_metric([one.model, one.endpoint], _BREAKER[one.breaker])
+            if one.against:
+                unsound.add_metric([one.model, one.endpoint, one.against], 1)
+        yield breaker
+        yield unsound

@@ -1,19 +1,21 @@
-"""Sends a request to a replica and passes the reply on, byte for byte, as it comes.
+"""Brings a request to its end: sends it to a replica, and to another where one does not take it or is lost with it.
 
-Knows what may be tried again (only what no replica has begun) and what must be cut. Does not look into bodies, but
-for the last bytes of an event stream.
+Knows the order of things: choose, send, pass on, and what follows a loss. The decisions themselves are migrate's and
+balance's, the bytes delivery's.
 """
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
+import logging
+import time
+from collections.abc import Callable
 from typing import Final
 
 from ryzanstein_gateway.balance import Endpoint, Policy
+from ryzanstein_gateway.delivery import Delivery, Errand
 from ryzanstein_gateway.errors import (
     NO_REPLICA,
     OVERLOADED,
+    QUARANTINED,
     SHUTTING_DOWN,
     STREAM_CUT,
     UPSTREAM_FAILED,
@@ -21,164 +23,183 @@ from ryzanstein_gateway.errors import (
     Refusal,
     Refused,
 )
-from ryzanstein_gateway.exchange import Exchange, Header, Outlet
+from ryzanstein_gateway.exchange import Exchange, Outlet
 from ryzanstein_gateway.fleet import Fleet
+from ryzanstein_gateway.journal import StreamError
 from ryzanstein_gateway.metrics import Metrics
-from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.migrate import Ending, Step
+from ryzanstein_gateway.replica_state import Attempt, ReplicaState
+from ryzanstein_gateway.retry_budget import RetryBudget
 from ryzanstein_gateway.settings import Settings
-from ryzanstein_gateway.upstream import Broken, ConnectFailed, Pool, Response
-from ryzanstein_worker.contract import HEADER_CACHE_SALT, HEADER_NOT_STARTED, HEADER_REQUEST_ID
+from ryzanstein_gateway.strikes import MOST_STRIKES, Strikes, fingerprint
+from ryzanstein_gateway.upstream import Broken, ConnectFailed, Pool
+
+__all__ = ["Errand", "Proxy"]
 
 MAX_TRIES: Final = 3
-_DONE: Final = b"data: [DONE]"
-_TAIL_BYTES: Final = 32
-_EVENT_STREAM: Final = b"text/event-stream"
-_NOT_STARTED: Final = HEADER_NOT_STARTED.encode()
+"""So many replicas are asked, one after the other, to begin a request."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 1.0
 
-# What goes up is a list of what may, so that no credential and no header of ours can slip through.
-_PASSED_UP: Final = frozenset({b"accept", b"content-type", b"traceparent", b"tracestate", b"user-agent"})
-_KEPT_BACK: Final = frozenset(
-    name.encode()
-    for name in (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
-        *("te", "trailer", "transfer-encoding", "upgrade"),  # hop by hop
-        *("date", "server", HEADER_REQUEST_ID, HEADER_NOT_STARTED, HEADER_CACHE_SALT),  # ours to say
-    )
-)
-
-
-class NotStarted(Enum):
-    """Why a replica has not begun a request, and certainly has not."""
-
-    REFUSED = "refused"
-    DRAINING = "draining"
-    OVERLOADED = "overloaded"
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """What is to be sent: the body as it came, to whichever replica of the route. `prefix_keys`: prefix.piece_keys."""
-
-    route: Route
-    path: str
-    body: bytes
-    cache_salt: str
-    prefix_keys: tuple[int, ...] = ()
+_log = logging.getLogger(__name__)
 
 
 class Proxy:
-    """Forwards errands. One for the process; holds nothing of a request."""
+    """Forwards errands. One for the process; what it holds of requests are the fingerprints of suspects."""
 
-    def __init__(self, fleet: Fleet, pool: Pool, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        pool: Pool,
+        metrics: Metrics,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._fleet = fleet
         self._pool = pool
         self._metrics = metrics
         self._limit = settings.request_timeout_seconds
         self._connect_timeout = settings.connect_timeout_seconds
+        self._patience = settings.replica_wait_seconds
+        self._budget = RetryBudget(percent=settings.retry_percent, reserve=settings.retry_reserve)
+        self._strikes = Strikes()
+        self._clock = clock
 
-    async def forward(self, errand: Errand, exchange: Exchange, reply: Outlet) -> None:
-        """Send the errand, to another replica as long as none has begun it. Raises Refused before any byte went out."""
-        relay = Relay(reply, exchange)
+    async def forward(self, errand: Errand, exchange: Exchange, outlet: Outlet) -> None:
+        """Have the errand answered, by one replica or by several. Raises Refused before any byte went out."""
+        if self._strikes and self._strikes.quarantined(fingerprint(errand.path, errand.body), self._clock()):
+            raise Refused(QUARANTINED)
+        delivery = Delivery(errand, exchange, outlet, self._clock)
+        self._budget.request(self._clock())
         try:
             async with asyncio.timeout(self._limit):
-                await self._send_somewhere(errand, exchange, relay)
+                await self._deliver(delivery)
         except TimeoutError:
-            await relay.fail(UPSTREAM_TIMEOUT)
-        except Broken:
-            await relay.fail(STREAM_CUT if reply.started else UPSTREAM_FAILED)
+            await delivery.fail(UPSTREAM_TIMEOUT)
         except asyncio.CancelledError:
             # Either the client has left, and hears no more, or the gateway's time to drain is over.
-            if reply.started:
-                await relay.fail(SHUTTING_DOWN)
+            if outlet.started:
+                await delivery.fail(SHUTTING_DOWN)
+            raise
+        finally:
+            exchange.migrations = delivery.losses.migrations
+            exchange.completion_tokens = delivery.journal.num_tokens if delivery.journal else None
+            for gap in delivery.gaps:
+                self._metrics.migration_gap.labels(errand.route.model).observe(gap)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        while True:
+            ending, endpoint = await self._offer(delivery)
+            if ending is None or endpoint is None:
+                await delivery.fail(OVERLOADED if ending is Ending.OVERLOADED else _nobody(delivery))
+                return
+            if ending is Ending.ANSWERED:
+                if self._strikes:
+                    self._strikes.clear(fingerprint(delivery.errand.path, delivery.errand.body))
+                return
+            if (refusal := self._move(delivery, ending, endpoint)) is not None:
+                await delivery.fail(refusal)
+                return
+
+    async def _offer(self, delivery: Delivery) -> tuple[Ending | None, Endpoint | None]:
+        """Ask one replica after the other until one begins the request: how that ended, and where.
+
+        No endpoint where none has begun it. A request that has lost its replica waits a while for another: the lost
+        one may be the only one, and come back.
+        """
+        moving = delivery.losses.migrations > 0
+        give_up_at = self._clock() + (self._patience if moving else 0.0)
+        pause = _FIRST_PAUSE
+        tried = {delivery.left}
+        asked = 0
+        ending: Ending | None = None
+        while True:
+            endpoint = self._pick(delivery, tried) if asked < MAX_TRIES else None
+            if endpoint is None:
+                if self._clock() + pause > give_up_at:
+                    return ending, None
+                await asyncio.sleep(pause)
+                pause, asked = min(2 * pause, _LONGEST_PAUSE), 0
+                tried.clear()
+                continue
+            if ending is not None:
+                if not moving and not self._budget.spend(self._clock(), self._fleet.in_flight()):
+                    return ending, None
+                self._metrics.upstream_retries.labels(ending.value).inc()
+            tried.add(endpoint.host)
+            asked += 1
+            ending = await self._attempt(endpoint, delivery)
+            if ending is Ending.ANSWERED or ending.lost:
+                return ending, endpoint
+            if ending is Ending.UNFIT and not delivery.outlet.started:
+                delivery.journal = None  # nothing was delivered: from the beginning, then
+
+    def _pick(self, delivery: Delivery, tried: set[str]) -> Endpoint | None:
+        route = delivery.errand.route
+        choice = self._fleet.pick(route, tried, delivery.errand.prefix_keys)
+        if choice is None:
+            return None
+        self._metrics.routing_choices.labels(route.model, Policy.of(route.policy).value, choice.why.value).inc()
+        return choice.endpoint
+
+    async def _attempt(self, endpoint: Endpoint, delivery: Delivery) -> Ending:
+        delivery.exchange.tries += 1
+        delivery.exchange.endpoint = endpoint.pod or endpoint.host
+        delivery.progress = 0
+        with self._fleet.attempt(endpoint, delivery.errand.route) as (replica, attempt):
+            ending = await self._send(endpoint, delivery, replica, attempt)
+            match ending:
+                case Ending.REFUSED | Ending.HANG:
+                    replica.failed(certain=True)
+                case Ending.CRASH:
+                    replica.failed(certain=False)
+                case Ending.DRAINING | Ending.DRAIN:
+                    replica.shun()
+            return ending
+
+    async def _send(self, endpoint: Endpoint, delivery: Delivery, replica: ReplicaState, attempt: Attempt) -> Ending:
+        errand = delivery.errand
+        headers, body = delivery.message()
+        sent_at = attempt.waiting_since = self._clock()
+        timeout = self._connect_timeout
+        try:
+            async with self._pool.post(
+                endpoint.host, errand.route.port, errand.path, headers, body, connect_timeout=timeout
+            ) as response:
+                attempt.waiting_since = None
+                return await delivery.receive(response, replica, attempt, sent_at)
+        except ConnectFailed:
+            return Ending.REFUSED
+        except Broken:
+            return Ending.CRASH
+        except StreamError as error:
+            _log.error("request %s: %s", delivery.exchange.request_id, error)
+            return Ending.CRASH
+        except asyncio.CancelledError:
+            if attempt.absorb():
+                return Ending.HANG
             raise
 
-    async def _send_somewhere(self, errand: Errand, exchange: Exchange, relay: "Relay") -> None:
-        tried: set[str] = set()
-        reason: NotStarted | None = None
-        while exchange.tries < MAX_TRIES:
-            choice = self._fleet.pick(errand.route, tried, errand.prefix_keys)
-            if choice is None:
-                break
-            endpoint = choice.endpoint
-            policy = Policy.of(errand.route.policy)
-            self._metrics.routing_choices.labels(errand.route.model, policy.value, choice.why.value).inc()
-            tried.add(endpoint.host)
-            exchange.tries += 1
-            exchange.endpoint = endpoint.pod or endpoint.host
-            if exchange.tries > 1:
-                self._metrics.upstream_retries.inc()
-            with self._fleet.in_flight(endpoint):
-                reason = await self._try(endpoint, errand, exchange, relay)
-            if reason is None:
-                return
-            if reason is not NotStarted.OVERLOADED:  # a full replica is a healthy one
-                self._fleet.shun(endpoint)
-        raise Refused(OVERLOADED if reason is NotStarted.OVERLOADED else NO_REPLICA)
-
-    async def _try(self, endpoint: Endpoint, errand: Errand, exchange: Exchange, relay: "Relay") -> NotStarted | None:
-        reply = self._pool.post(
-            endpoint.host,
-            errand.route.port,
-            errand.path,
-            list(_headers_up(exchange, errand)),
-            errand.body,
-            connect_timeout=self._connect_timeout,
-        )
-        try:
-            async with reply as response:
-                said = response.header(_NOT_STARTED)
-                if response.status == 503 and said is not None:
-                    return (
-                        NotStarted.OVERLOADED if said == NotStarted.OVERLOADED.value.encode() else NotStarted.DRAINING
-                    )
-                await relay.run(response)
-        except ConnectFailed:
-            return NotStarted.REFUSED
-        return None
+    def _move(self, delivery: Delivery, ending: Ending, endpoint: Endpoint) -> Refusal | None:
+        """After a loss: None where the request goes to another replica, else what the client is told."""
+        losses, step = delivery.losses.after(ending, delivery.progress)
+        if losses.strikes > delivery.losses.strikes:
+            print_ = fingerprint(delivery.errand.path, delivery.errand.body)
+            if self._strikes.add(print_, endpoint.host, self._clock()) >= MOST_STRIKES:
+                step = Step.QUARANTINE
+        if step is Step.MIGRATE:
+            allowed = delivery.can_move() and self._budget.spend(self._clock(), self._fleet.in_flight())
+            step = step if allowed else Step.GIVE_UP
+        outcome = step.value if step is not Step.MIGRATE else "resumed" if delivery.resuming() else "anew"
+        self._metrics.migrations.labels(delivery.errand.route.model, ending.value, outcome).inc()
+        _log.warning("request %s lost %s: %s, %s", delivery.exchange.request_id, endpoint.host, ending.value, outcome)
+        if step is Step.MIGRATE:
+            delivery.lose(endpoint.host, losses)
+            return None
+        if step is Step.QUARANTINE:
+            return QUARANTINED
+        return STREAM_CUT if delivery.outlet.started else UPSTREAM_FAILED
 
 
-class Relay:
-    """Passes one response on. Status and headers wait for the first byte of the body: until then 502 can be said."""
-
-    def __init__(self, reply: Outlet, exchange: Exchange) -> None:
-        self._reply = reply
-        self._exchange = exchange
-        self._event_stream = False
-
-    async def run(self, response: Response) -> None:
-        """Pass on all of a response. Raises Broken where the replica breaks off."""
-        content_type = response.header(b"content-type") or b""
-        self._event_stream = content_type.startswith(_EVENT_STREAM) and response.status == 200
-        tail = b""
-        while chunk := await response.read():
-            if not self._reply.started:
-                await self._reply.start(response.status, _headers_down(response))
-            await self._reply.write(chunk)
-            if self._event_stream:
-                tail = (tail + chunk[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-        if self._event_stream and _DONE not in tail:
-            # A stream that ends without saying so was broken off, whatever the transport says.
-            raise Broken
-        if not self._reply.started:
-            await self._reply.start(response.status, _headers_down(response))
-        await self._reply.end()
-
-    async def fail(self, refusal: Refusal) -> None:
-        """Say that it went wrong: as a status while that can be said, else in the stream. Raises Refused."""
-        if not self._reply.started:
-            raise Refused(refusal)
-        await self._reply.cut(refusal, event_stream=self._event_stream)
-
-
-def _headers_up(exchange: Exchange, errand: Errand) -> Iterator[Header]:
-    for name, value in exchange.headers:
-        if name in _PASSED_UP:
-            yield name, value
-    yield HEADER_REQUEST_ID.encode(), exchange.request_id.encode()
-    if errand.cache_salt:
-        yield HEADER_CACHE_SALT.encode(), errand.cache_salt.encode()
-
-
-def _headers_down(response: Response) -> list[Header]:
-    named = {token.strip().lower() for token in (response.header(b"connection") or b"").split(b",")}
-    return [(name, value) for name, value in response.headers if name not in _KEPT_BACK and name not in named]
+def _nobody(delivery: Delivery) -> Refusal:
+    return STREAM_CUT if delivery.outlet.started else NO_REPLICA

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from ryzanstein_gateway.cpus import usable_cpus
-from ryzanstein_worker.contract import API_PORT, ENV_LOG_LEVEL, HEALTH_PORT
+from ryzanstein_gateway.trace import is_enabled
+from ryzanstein_worker.contract import API_PORT, ENV_LOG_LEVEL, GRPC_PORT, HEALTH_PORT
 
 ALL_NAMESPACES: Final = "*"
 _MOST_BY_DEFAULT: Final = 4
@@ -34,6 +35,7 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = API_PORT
     health_port: int = HEALTH_PORT
+    grpc_port: int = GRPC_PORT
     max_body_bytes: int = 8 * 1024 * 1024
     max_head_bytes: int = 32 * 1024
     max_connections: int = 10_000
@@ -42,6 +44,15 @@ class Settings:
     request_timeout_seconds: float = 600.0
     connect_timeout_seconds: float = 2.0
     keep_alive_seconds: float = 65.0
+    replica_wait_seconds: float = 10.0
+    """How long a request that has lost its replica waits for another to take it."""
+    retry_percent: int = 10
+    """Sends beyond the first, migrations included, of the requests of ten seconds; `retry_reserve` more are free."""
+    retry_reserve: int = 100
+    realtime_max_requests: int = 32
+    """Requests at once over one WebSocket."""
+    realtime_idle_seconds: float = 300.0
+    """A WebSocket on which nothing has run or come for so long is closed."""
     drain_grace_seconds: float = 5.0
     """How long a terminating gateway goes on accepting, until every kube-proxy has heard of it."""
     drain_seconds: float = 120.0
@@ -58,6 +69,8 @@ class Settings:
     tls_cert_file: Path | None = None
     """The certificate chain, PEM. With it and its key the API speaks TLS only; both may change at any time."""
     tls_key_file: Path | None = None
+    traces: bool = False
+    """Whether the OTEL_* variables ask for traces; they hold the rest of what can be set about them."""
     stuck_seconds: float = 15.0
     """A process of several that has been silent for so long is killed and replaced."""
     processes: int = 1
@@ -82,6 +95,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         host=environ.get("RYZANSTEIN_GATEWAY_HOST") or Settings.host,
         port=_integer(environ, "RYZANSTEIN_GATEWAY_PORT", Settings.port, 0, 65535),
         health_port=_integer(environ, "RYZANSTEIN_GATEWAY_HEALTH_PORT", Settings.health_port, 0, 65535),
+        grpc_port=_integer(environ, "RYZANSTEIN_GATEWAY_GRPC_PORT", Settings.grpc_port, 0, 65535),
         max_body_bytes=_integer(environ, "RYZANSTEIN_MAX_BODY_BYTES", Settings.max_body_bytes, 1, 1 << 30),
         max_connections=_integer(environ, "RYZANSTEIN_MAX_CONNECTIONS", Settings.max_connections, 1, 1_000_000),
         body_timeout_seconds=_seconds(environ, "RYZANSTEIN_BODY_TIMEOUT_SECONDS", Settings.body_timeout_seconds),
@@ -91,11 +105,19 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         connect_timeout_seconds=_seconds(
             environ, "RYZANSTEIN_CONNECT_TIMEOUT_SECONDS", Settings.connect_timeout_seconds
         ),
+        realtime_max_requests=_integer(
+            environ, "RYZANSTEIN_REALTIME_MAX_REQUESTS", Settings.realtime_max_requests, 1, 1024
+        ),
+        realtime_idle_seconds=_seconds(environ, "RYZANSTEIN_REALTIME_IDLE_SECONDS", Settings.realtime_idle_seconds),
+        replica_wait_seconds=_seconds(environ, "RYZANSTEIN_REPLICA_WAIT_SECONDS", Settings.replica_wait_seconds),
+        retry_percent=_integer(environ, "RYZANSTEIN_RETRY_PERCENT", Settings.retry_percent, 0, 100),
+        retry_reserve=_integer(environ, "RYZANSTEIN_RETRY_RESERVE", Settings.retry_reserve, 0, 1_000_000),
         drain_grace_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_GRACE_SECONDS", Settings.drain_grace_seconds),
         drain_seconds=_seconds(environ, "RYZANSTEIN_DRAIN_SECONDS", Settings.drain_seconds),
         watch_seconds=_seconds(environ, "RYZANSTEIN_WATCH_SECONDS", Settings.watch_seconds),
         tls_cert_file=tls[0],
         tls_key_file=tls[1],
+        traces=is_enabled(environ),
         stuck_seconds=_seconds(environ, "RYZANSTEIN_GATEWAY_STUCK_SECONDS", Settings.stuck_seconds),
         processes=_integer(environ, "RYZANSTEIN_GATEWAY_PROCESSES", min(usable_cpus(), _MOST_BY_DEFAULT), 1, 64),
         replicas=_integer(environ, "RYZANSTEIN_GATEWAY_REPLICAS", Settings.replicas, 1, 1024),

@@ -108,7 +108,9 @@ async def test_refused_connection_goes_to_another_replica_and_the_refuser_is_avo
     replies = [await world.ask(**ASK) for _ in range(8)]
     assert [reply.status_code for reply in replies] == [200] * 8
     assert len(alive.received) == 8
-    assert await world.metric("ryzanstein_gateway_upstream_retries_total") == 1  # the mark kept it to one
+    assert (
+        await world.metric('ryzanstein_gateway_upstream_retries_total{reason="refused"}') == 1
+    )  # the breaker kept it to one
 
 
 async def test_a_request_that_was_not_started_goes_to_another_replica(world: World) -> None:
@@ -134,28 +136,20 @@ async def test_at_most_three_replicas_are_tried_and_overload_is_said(world: Worl
     assert sum(len(one.received) for one in crowd) == 3
 
 
-async def test_a_started_request_is_never_sent_twice(world: World) -> None:
+async def test_an_error_that_a_replica_tells_is_passed_on_and_not_tried_again(world: World) -> None:
     first, second = await world.add_replica(), await world.add_replica()
     await world.route("demo")
     await world.endpoints("demo", [first, second])
 
-    async def die(request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
-
     async def fail(request: web.Request) -> web.StreamResponse:
         return web.Response(status=503)
 
-    for answer, status in ((die, 502), (fail, 503)):
-        first.answer = second.answer = answer
-        before = len(first.received) + len(second.received)
-        reply = await world.ask(**ASK)
-        assert reply.status_code == status
-        assert len(first.received) + len(second.received) == before + 1
+    first.answer = second.answer = fail
+    assert (await world.ask(**ASK)).status_code == 503
+    assert len(first.received) + len(second.received) == 1
 
 
-async def test_no_ready_replica_is_503_with_retry_after_where_nobody_waits(world: World) -> None:
+async def test_no_ready_replica_is_503_with_retry_after(world: World) -> None:
     await world.route("demo", maxQueuedRequests=0)
     reply = await world.ask(**ASK)
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_ready_replica")
@@ -215,7 +209,7 @@ async def test_disconnect_reaches_the_replica_within_a_second(world: World) -> N
         await anext(reply.aiter_raw())
     async with asyncio.timeout(1):
         await one.left.wait()
-    await until(lambda: not world.gateway._fleet._in_flight, "nothing is counted in flight")
+    await until(lambda: not world.gateway._fleet.in_flight(), "nothing is counted in flight")
 
     one.left.clear()
     unary = asyncio.create_task(world.ask(**ASK))

@@ -8,7 +8,8 @@ import pytest
 
 from ryzanstein_gateway.balance import Endpoint
 from ryzanstein_gateway.endpoints import EndpointSlice, EndpointStore, merge_slices
-from ryzanstein_gateway.fleet import SHUN_SECONDS, Fleet
+from ryzanstein_gateway.fleet import Fleet
+from ryzanstein_gateway.replica_state import SHUN_SECONDS
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings, SettingsError, read_settings
 
@@ -83,18 +84,19 @@ def picked(fleet: Fleet, route: Route) -> set[Endpoint]:
     return {choice.endpoint for _ in range(4) if (choice := fleet.pick(route, set()))}
 
 
-def test_a_mark_passes_and_counts_come_back() -> None:
+async def test_a_mark_passes_and_counts_come_back() -> None:
     now = [0.0]
     fleet = Fleet(clock=lambda: now[0])
     route = Route(model="m", namespace="ns", service="s", port=8000)
     fleet.add_store().replace([piece("a", entry(A.host), entry(B.host))])
-    fleet.shun(A)
+    fleet.replica(A, route).shun()
     assert picked(fleet, route) == {B}
     now[0] = SHUN_SECONDS
     assert picked(fleet, route) == {A, B}
-    with fleet.in_flight(A), fleet.in_flight(A), fleet.in_flight(B):
+    with fleet.attempt(A, route), fleet.attempt(A, route), fleet.attempt(B, route):
         assert picked(fleet, route) == {B}
-    assert not fleet._in_flight
+        assert fleet.in_flight() == 3
+    assert fleet.in_flight() == 0
 
 
 def test_settings_from_the_environment() -> None:

@@ -51,6 +51,7 @@ class World:
     client: httpx.AsyncClient
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     hosts: int = 1
+    health_port: int = field(default_factory=free_port)
 
     async def add_replica(self) -> Replica:
         """Start one more replica; nobody is told of it yet."""
@@ -66,6 +67,7 @@ class World:
             "namespace": NAMESPACE,
             "service": f"{model.replace('/', '-')}-workers",
             "port": self.port,
+            "healthPort": self.health_port,
             "keySets": list(key_sets),
             "maxModelLen": max_model_len,
             **row,
@@ -97,6 +99,11 @@ class World:
         """Host and whether it is leaving, of each endpoint that the gateway knows."""
         fleet = self.gateway._fleet
         return {(one.host, one.leaving) for one in fleet.endpoints(fleet.table.by_model[model])}
+
+    def in_flight(self, one: Replica) -> int:
+        """Requests that the gateway has at a replica."""
+        known = self.gateway._fleet._replicas.get(one.host)
+        return len(known.attempts) if known else 0
 
     async def metric(self, line: str) -> float:
         """The value of one line of /metrics."""
@@ -143,6 +150,7 @@ async def open_world(
             host="127.0.0.1",
             port=0,
             health_port=0,
+            grpc_port=0,
             drain_grace_seconds=0.05,
             drain_seconds=5,
             connect_timeout_seconds=0.5,
