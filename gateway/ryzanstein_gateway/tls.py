@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import grpc
+
 from ryzanstein_gateway.settings import Settings, SettingsError
 
 POLL_SECONDS: Final = 1.0
@@ -104,6 +106,27 @@ def certificate_of(settings: Settings) -> Certificate | None:
         return Certificate(settings.tls_cert_file, settings.tls_key_file)
     except BrokenPairError as error:
         raise SettingsError(f"RYZANSTEIN_GATEWAY_TLS_CERT_FILE, RYZANSTEIN_GATEWAY_TLS_KEY_FILE: {error}") from None
+
+
+def grpc_credentials(certificate: Certificate | None) -> grpc.ServerCredentials | None:
+    """The same pair for a gRPC server, asked for anew at each handshake, on a thread of gRPC's."""
+    if certificate is None:
+        return None
+    told = certificate.pair
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal told
+        pair = certificate.pair
+        if pair is told:
+            return None  # gRPC builds nothing anew then
+        told = pair
+        return _configuration(pair)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(told), newer)  # type: ignore[arg-type]  # None is documented
+
+
+def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
 
 def _read(path: Path) -> bytes:
