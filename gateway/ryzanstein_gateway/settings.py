@@ -12,7 +12,6 @@ from typing import Final
 
 from ryzanstein_gateway.cpus import usable_cpus
 from ryzanstein_gateway.trace import is_enabled
-from ryzanstein_gateway.trace import is_enabled
 from ryzanstein_worker.contract import API_PORT, ENV_LOG_LEVEL, GRPC_PORT, HEALTH_PORT
 
 ALL_NAMESPACES: Final = "*"
@@ -72,8 +71,6 @@ class Settings:
     tls_key_file: Path | None = None
     traces: bool = False
     """Whether the OTEL_* variables ask for traces; they hold the rest of what can be set about them."""
-    traces: bool = False
-    """Whether the OTEL_* variables ask for traces; they hold the rest of what can be set about them."""
     stuck_seconds: float = 15.0
     """A process of several that has been silent for so long is killed and replaced."""
     processes: int = 1
@@ -120,7 +117,6 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         watch_seconds=_seconds(environ, "RYZANSTEIN_WATCH_SECONDS", Settings.watch_seconds),
         tls_cert_file=tls[0],
         tls_key_file=tls[1],
-        traces=is_enabled(environ),
         traces=is_enabled(environ),
         stuck_seconds=_seconds(environ, "RYZANSTEIN_GATEWAY_STUCK_SECONDS", Settings.stuck_seconds),
         processes=_integer(environ, "RYZANSTEIN_GATEWAY_PROCESSES", min(usable_cpus(), _MOST_BY_DEFAULT), 1, 64),
