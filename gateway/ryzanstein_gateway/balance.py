@@ -16,7 +16,7 @@ from typing import Final
 
 FRESH_SECONDS: Final = 5.0
 """Older than this, what a replica said about itself is no longer believed."""
-LOAD_BOUND: Final = 1.25
+LOAD_BOUND: Final = 1.5
 """PrefixAware sends nothing to a replica with more than this times the mean number of requests (and one more)."""
 LAG_RATIO: Final = 2.0
 """A replica answers slowly when its first byte takes this times the median of all. Below it, the difference may come
@@ -79,7 +79,7 @@ class Load:
     in_flight: int = 0
     """Requests that this process had in flight there when the above was asked: they are in `running` or `waiting`."""
     latency_seconds: float | None = None
-    """Recent time to first byte of streams, as latency.Latency gives it; None where there is no recent one."""
+    """Recent time to first byte, as latency.Latency gives it; None where too little is known."""
     age_seconds: float = 0.0
     """Since the replica said so."""
     beat_age: float = 0.0
@@ -206,10 +206,11 @@ def _usual_latency(loads: Sequence[Load]) -> float:
 
 
 def _lag(load: Load, usual: float) -> float:
-    """1 for a replica that answers in the usual time, up to LAG_CEILING for one that is slower by as much."""
+    """1 for a replica that answers in the usual time; for a slower one the root of how much slower it is. The root,
+    because a slow replica also has more requests there than the others, which has been counted."""
     if load.latency_seconds is None or usual <= 0 or load.latency_seconds < LAG_RATIO * usual:
         return 1.0
-    return min(LAG_CEILING, load.latency_seconds / usual)
+    return math.sqrt(min(LAG_CEILING, load.latency_seconds / usual))
 
 
 def _by_load(view: _View, among: Sequence[int], turn: int, draw: float) -> Choice:

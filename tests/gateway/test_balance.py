@@ -146,7 +146,7 @@ def test_prefix_aware_goes_where_most_of_the_prompt_was_served() -> None:
 
 
 def test_a_prefix_does_not_pile_requests_onto_one_replica() -> None:
-    full = [busy(A, 8), busy(B, 4), busy(C, 4)]
+    full = [busy(A, 10), busy(B, 4), busy(C, 4)]
     assert A not in picks(full, Policy.PREFIX_AWARE, Prefix(1, {A.host: 5}))
     assert picks(full, Policy.PREFIX_AWARE, Prefix(1, {A.host: 5, B.host: 1})) == {B}
     assert made(full, Policy.PREFIX_AWARE, prefix=Prefix(1, {A.host: 5})).why is Why.SPILLED
