@@ -27,7 +27,6 @@ from ryzanstein_gateway.messages import Failure, MessageOutlet, failure_of
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.pipeline import Pipeline, read_generation
 from ryzanstein_gateway.settings import Settings
-from ryzanstein_gateway.tls import Certificate
 from ryzanstein_worker.contract import HEADER_REQUEST_ID
 
 PROTOCOL: Final = "GRPC"
@@ -49,15 +48,6 @@ def limits(settings: Settings) -> Limits:
         max_connections=settings.max_connections,
         handshake_seconds=settings.head_timeout_seconds,
     )
-
-
-def credentials(certificate: Certificate) -> grpc.ServerCredentials:
-    """TLS with the pair that is in force at each handshake."""
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(certificate.pair.key, certificate.pair.chain)])
-
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration)
 
 
 @dataclass(frozen=True)

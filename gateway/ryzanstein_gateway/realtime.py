@@ -91,6 +91,7 @@ class Realtime:
 
     async def run(self) -> None:
         """Accept, and answer until the client leaves, is idle for too long, or the gateway has drained."""
+        await self._receive()  # websocket.connect
         accept = [(REQUEST_ID, self._handshake.request_id.encode())]
         await self._send({"type": "websocket.accept", "headers": accept})
         code = GOING_AWAY

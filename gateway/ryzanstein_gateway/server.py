@@ -13,12 +13,15 @@ from typing import Any, Final
 
 import uvicorn
 
+from ryzanstein.v1.server import Server as GrpcServer
+from ryzanstein.v1.server import address_of, reserve
 from ryzanstein_gateway.admission import Admission, Shares
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
 from ryzanstein_gateway.endpoints import EndpointSlice
 from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
+from ryzanstein_gateway.grpc_api import Door, GrpcApi, limits
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.line import Capacity
@@ -31,7 +34,8 @@ from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
 from ryzanstein_gateway.shared_table import SharedTable
-from ryzanstein_gateway.tls import certificate_of
+from ryzanstein_gateway.sockets import socket_options
+from ryzanstein_gateway.tls import certificate_of, grpc_credentials
 from ryzanstein_gateway.upstream import Pool
 from ryzanstein_gateway.wake import Waker
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
@@ -74,7 +78,7 @@ class _Server(uvicorn.Server):
 class Gateway:
     """One gateway process: alone, or in its `place` among several, where the parent answers probes and metrics.
 
-    `port` and `health_port` are the real ones once `started` is set."""
+    `port`, `grpc_port` and `health_port` are the real ones once `started` is set."""
 
     def __init__(self, settings: Settings, place: Place | None = None) -> None:
         self.started = asyncio.Event()
@@ -89,6 +93,9 @@ class Gateway:
         self._view = self._look()
         self._place = place
         self._certificate = certificate_of(settings)
+        # Several share a port that is given; alone it is ours from now on.
+        self._grpc_socket = None if place else reserve(settings.host, settings.grpc_port)
+        self.grpc_port: int = self._grpc_socket.getsockname()[1] if self._grpc_socket else settings.grpc_port
         self._socket = bind_shared(settings.host, place.port) if place else _listen(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
         self._health = None if place else self._health_server()
@@ -121,10 +128,15 @@ class Gateway:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             self.admission = self._make_admission(stack)
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
-            server = self._server(Pipeline(self._fleet, proxy, self._metrics, self.admission))
-            drain = background.create_task(self._drain(stop, server))
+            pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission)
+            app = self._app(pipeline)
+            server, grpc_server = self._server(app), self._grpc_server(app, pipeline)
+            drain = background.create_task(self._drain(stop, server, grpc_server))
             if await self._may_listen(stop):
+                await self._listen_for_grpc(grpc_server)
                 await server.serve(sockets=[self._socket])
+            if self.draining:
+                await drain
             for task in (*chores, drain):
                 task.cancel()
 
@@ -208,8 +220,8 @@ class Gateway:
         finally:
             gone.cancel()
 
-    def _server(self, pipeline: Pipeline) -> _Server:
-        app = App(
+    def _app(self, pipeline: Pipeline) -> App:
+        return App(
             self._fleet,
             pipeline,
             self._metrics,
@@ -217,14 +229,27 @@ class Gateway:
             digests=lambda: self._keys.digests,
             draining=lambda: self.draining,
         )
+
+    def _grpc_server(self, app: App, pipeline: Pipeline) -> GrpcServer:
+        door = Door(self._settings, lambda: self._keys.digests, self._metrics, pipeline)
+        return GrpcServer(GrpcApi(pipeline, app.models, self._settings), limits(self._settings), [door])
+
+    async def _listen_for_grpc(self, server: GrpcServer) -> None:
+        address = address_of(self._settings.host, self.grpc_port)
+        self.grpc_port = await server.start(address, grpc_credentials(self._certificate))
+        if self._grpc_socket:
+            self._grpc_socket.close()
+
+    def _server(self, app: App) -> _Server:
         config = uvicorn.Config(
             app,
             http=bounded_protocol(self._settings),
-            ws="none",
+            **socket_options(self._settings),
             lifespan="off",
             interface="asgi3",
             loop="none",
             log_config=None,
+            log_level="warning",  # at info it writes paths with their queries
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -241,13 +266,15 @@ class Gateway:
             self.started.set()
             await asyncio.sleep(_BEAT_SECONDS)
 
-    async def _drain(self, stop: asyncio.Event, server: _Server) -> None:
+    async def _drain(self, stop: asyncio.Event, server: _Server, grpc_server: GrpcServer) -> None:
         """Not ready at once; new connections are taken until every proxy has heard; then running requests end."""
         await stop.wait()
         self.draining = True
         _log.info("draining: not ready, accepting for %g s more", self._settings.drain_grace_seconds)
+        await grpc_server.leave()
         await asyncio.sleep(self._settings.drain_grace_seconds)
         server.should_exit = True
+        await grpc_server.stop(self._settings.drain_seconds)
 
 
 def _listen(host: str, port: int) -> socket.socket:
