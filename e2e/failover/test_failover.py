@@ -20,10 +20,13 @@ BEFORE = 100
 
 
 @pytest.fixture(scope="module")
-def steady(shared_cluster: ClusterView) -> ClusterView:
+def steady(shared_cluster: ClusterView, release: Release) -> Iterator[ClusterView]:
     shared_cluster.apply(service(MODEL, replicas=2))
     shared_cluster.wait_ready(MODEL, 300)
-    return shared_cluster
+    yield shared_cluster
+    # For the stories that follow: what stood on a killed node is back.
+    release.wait_operator(180)
+    release.wait_gateway(180)
 
 
 @pytest.fixture(scope="module")
