@@ -94,7 +94,8 @@ class ReplicaState:
     def first_byte(self, seconds: float) -> None:
         """The first byte of a stream came, so many seconds after it was asked for."""
         now = self.clock()
-        self.latency.observe(seconds, now)
+        if self.vitals.status is None or self.vitals.status.waiting == 0:
+            self.latency.observe(seconds, now)
         self.sample = self.sample.first_byte(seconds)
         self.breaker = self.breaker.succeeded(now)
 

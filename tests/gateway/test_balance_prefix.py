@@ -5,8 +5,11 @@ import tracemalloc
 
 import pytest
 
+from ryzanstein_gateway.balance import Endpoint
 from ryzanstein_gateway.latency import FORGET_SECONDS, LEAST_SAMPLES, Latency
 from ryzanstein_gateway.prefix import CAPACITY, MOST_BYTES, PIECE_BYTES, PrefixMemory, piece_keys
+from ryzanstein_gateway.replica_state import ReplicaState
+from ryzanstein_gateway.vitals import Status
 
 SYSTEM = {"role": "system", "content": "You are helpful. " * 100}
 
@@ -122,3 +125,15 @@ def test_a_few_long_prompts_do_not_make_a_replica_look_slow() -> None:
     for step in range(30):
         latency.observe(9.0 if step % 5 == 0 else 0.1, step * 0.1)
     assert latency.recent(3.0) == 0.1
+
+
+def test_the_time_in_a_replica_s_queue_is_not_taken_for_slowness() -> None:
+    now = [0.0]
+    one = ReplicaState(Endpoint("10.0.0.1"), ("ns", "s"), 8001, lambda: now[0])
+    for second, (waiting, took) in enumerate([(0, 0.2)] * LEAST_SAMPLES + [(4, 9.0)] * 20):
+        now[0] = float(second)
+        one.told(Status(waiting=waiting, max_num_seqs=16))
+        one.first_byte(took)
+    load = one.candidate(now[0]).load
+    assert load is not None
+    assert load.latency_seconds == 0.2
