@@ -1,96 +1,159 @@
 """HTTP/1.1 to the replicas: one POST, its reply in pieces, and whether a failure came before anything was sent.
 
-Knows connections and bytes; knows nothing of models, events or what may be sent again.
+Knows hosts and which connections are free; knows nothing of models, events or what may be sent again.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections import deque
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
+from ryzanstein_gateway.connection import Broken, ConnectFailed, Connection, UpstreamError
 from ryzanstein_gateway.exchange import Header
+
+__all__ = ["IDLE_SECONDS", "Broken", "ConnectFailed", "Pool", "Response", "UpstreamError"]
 
 IDLE_SECONDS: Final = 3.0
 """Below the 5 s after which servers commonly close an idle connection, so that none is used while it closes."""
+MAX_IDLE: Final = 512
+"""Free connections kept for one replica."""
+_OURS: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding"})
 
-
-class UpstreamError(Exception):
-    """A replica could not be spoken with."""
-
-
-class ConnectFailed(UpstreamError):  # noqa: N818 - says what happened
-    """No connection came about: the request has certainly not been started."""
-
-
-class Broken(UpstreamError):  # noqa: N818 - says what happened
-    """The connection was lost after the request had been sent, in part at least: it may have been started."""
+_Address = tuple[str, int]
 
 
 class Response:
     """A reply whose head has come. `headers` have their names in lower case."""
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_connection", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status: int = response.status
-        self.headers: list[Header] = [(name.lower(), value) for name, value in response.raw_headers]
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.status = connection.status
+        self.headers = connection.headers
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name, which is in lower case."""
-        return next((value for known, value in self.headers if known == name), None)
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return None
 
     async def read(self) -> bytes:
         """The next piece of the body as soon as there is one; empty at the end. Raises Broken."""
+        return await self._connection.read()
+
+
+class Call:
+    """One request, as a context: entered once the reply's head has come."""
+
+    __slots__ = ("_address", "_body", "_connect_timeout", "_connection", "_head", "_pool")
+
+    def __init__(self, pool: "Pool", address: _Address, head: bytes, body: bytes, connect_timeout: float) -> None:
+        self._pool = pool
+        self._address = address
+        self._head = head
+        self._body = body
+        self._connect_timeout = connect_timeout
+
+    async def __aenter__(self) -> Response:
+        connection = self._pool.take(self._address) or await connect(self._address, self._connect_timeout)
+        self._connection = connection
         try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise Broken from error
+            connection.send(self._head, self._body)
+            await connection.head()
+        except BaseException:
+            connection.abort()
+            raise
+        return Response(connection)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give(self._address, self._connection)
 
 
 class Pool:
     """Connections to replicas, kept alive between requests. No proxy, no cookies, no redirects, bodies as they are."""
 
     def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, use_dns_cache=False),
-            timeout=aiohttp.ClientTimeout(total=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            # An identity: what a replica compresses could not be passed on piece by piece.
-            headers={"accept-encoding": "identity"},
-        )
+        self._free: dict[_Address, deque[tuple[float, Connection]]] = {}
+        """Oldest first, each with the time at which it is to be closed."""
+        self._sweep: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Pool":
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+    async def __aexit__(self, *error: object) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for free in self._free.values():
+            for _, connection in free:
+                connection.abort()
+        self._free.clear()
 
-    @asynccontextmanager
-    async def post(
+    def post(
         self, host: str, port: int, path: str, headers: list[Header], body: bytes, *, connect_timeout: float
-    ) -> AsyncIterator[Response]:
-        """Send a request; the reply, once its head has come. Raises ConnectFailed or Broken.
+    ) -> Call:
+        """Send a request; the context's Response, once its head has come. Raises ConnectFailed or Broken on entering.
 
         `host` is an IP address as it stands in a URL. Leaving the context before the reply's end closes the
-        connection, and so tells the replica that nobody waits any more.
+        connection, and so tells the replica that nobody waits any more. Nothing is sent twice: a kept connection that
+        the replica closes at this very moment is Broken. Raises ValueError for a header that could be read as two.
         """
-        url = URL(f"http://{host}:{port}{path}", encoded=True)
-        try:
-            response = await self._session.post(
-                url,
-                data=body,
-                headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise ConnectFailed from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Broken from error
-        async with response:
-            yield Response(response)
+        return Call(self, (host, port), _request_head(host, port, path, headers, len(body)), body, connect_timeout)
+
+    def take(self, address: _Address) -> Connection | None:
+        """The connection that was used last, if one is free and young enough."""
+        free = self._free.get(address)
+        while free:
+            until, connection = free.pop()
+            if not connection.closed:
+                if asyncio.get_running_loop().time() < until:
+                    return connection
+                connection.abort()
+        return None
+
+    def give(self, address: _Address, connection: Connection) -> None:
+        """Keep a connection for the next request, or close it."""
+        if not connection.reusable():
+            connection.abort()
+            return
+        free = self._free.setdefault(address, deque())
+        loop = asyncio.get_running_loop()
+        free.append((loop.time() + IDLE_SECONDS, connection))
+        if len(free) > MAX_IDLE:
+            free.popleft()[1].abort()
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_SECONDS, self._close_old)
+
+    def _close_old(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for address, free in list(self._free.items()):
+            while free and (free[0][0] <= now or free[0][1].closed):
+                free.popleft()[1].abort()
+            if not free:
+                del self._free[address]
+        again = min((free[0][0] for free in self._free.values()), default=None)
+        self._sweep = None if again is None else asyncio.get_running_loop().call_at(again, self._close_old)
+
+
+async def connect(address: _Address, timeout: float) -> Connection:
+    """A new connection. Raises ConnectFailed."""
+    try:
+        async with asyncio.timeout(timeout):
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(Connection, address[0].strip("[]"), address[1])
+    except OSError as error:  # TimeoutError is one
+        raise ConnectFailed from error
+    return connection
+
+
+def _request_head(host: str, port: int, path: str, headers: list[Header], length: int) -> bytes:
+    fixed = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-length: {length}\r\n".encode("ascii")
+    # An identity: what a replica compresses could not be passed on piece by piece.
+    lines = [fixed, b"accept-encoding: identity\r\n", *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
+    head = b"".join(lines)
+    breaks = len(headers) + 5
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise ValueError("a header holds a line break")
+    if any(name in _OURS for name, _ in headers):
+        raise ValueError("a header is not the caller's to set")
+    return head
