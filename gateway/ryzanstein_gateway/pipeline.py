@@ -66,7 +66,8 @@ class Pipeline:
         route = self.find(generation.model, generation.principal)
         exchange.model = route.model
         salt = generation.principal.cache_salt
-        errand = Errand(route, generation.path, generation.body, salt, _prefix_keys(generation, route))
+        keys = _prefix_keys(generation, route)
+        errand = Errand(route, generation.path, generation.body, salt, keys, generation.stream)
         principal = generation.principal
         permit = await self._admission.admit(route, principal, exchange.headers, generation.body, outlet)
         try:
@@ -105,6 +106,8 @@ class Pipeline:
                 model=exchange.model,
                 endpoint=exchange.endpoint,
                 tries=exchange.tries,
+                migrations=exchange.migrations,
+                completion_tokens=exchange.completion_tokens,
                 first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
                 outcome=exchange.outcome,
             )

@@ -18,6 +18,7 @@ from ryzanstein.v1.server import address_of, reserve
 from ryzanstein_gateway.admission import Admission, Shares
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
+from ryzanstein_gateway.checks import Checker
 from ryzanstein_gateway.endpoints import EndpointSlice
 from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
@@ -122,6 +123,7 @@ class Gateway:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
+            chores.append(background.create_task(Checker(self._fleet, self._metrics).run()))
             if self._certificate:
                 chores.append(background.create_task(self._certificate.watch()))
             if self._place:
@@ -183,6 +185,7 @@ class Gateway:
             ],
             watch_ages=lambda: [(one.source.name, one.age()) for one in self._reflectors],
             routes_stale=lambda: self._fleet.table_is_stale,
+            standings=self._fleet.standings,
         )
 
     def _health_server(self) -> HealthServer:
