@@ -30,7 +30,8 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     """One model. A row of an older operator lacks fields: each has its default; a newer one's that are not known here
     are passed over.
 
-    Limits are of this gateway process, None where there is none. Those "per key" are of one API key on this model.
+    Limits are of the whole gateway, all its pods and processes together; None where there is none. Those "per key" are
+    of one API key on this model.
     """
 
     model: str
@@ -50,10 +51,10 @@ class Route(msgspec.Struct, frozen=True, rename="camel"):
     tokens_per_minute: int | None = None
     """Per key; tokens of prompts and completions together."""
     max_concurrent_requests: int | None = None
-    """Per key; requests that are being forwarded."""
+    """Per key; those that wait included."""
     max_queued_requests: int = 256
-    """Of all keys together; requests that wait until a replica can take them. 0: none waits, it is refused at once."""
-    queue_timeout_seconds: int = 60
+    """Of all keys together; requests that wait until a replica has room. 0: none waits, it is refused at once."""
+    queue_timeout_seconds: int = 30
     """How long one of them waits before it is refused."""
 
     def allows(self, key_sets: Set[str] | None) -> bool:

@@ -108,11 +108,11 @@ class Routing(Wire):
     """Which replica takes the next request: each in turn; the better off of two by queue, KV cache and latency; or the
     one that has lately served the same beginning of a prompt, as long as it has not much more to do than the others."""
     max_queued_requests: int = Field(default=256, ge=0, le=100_000)
-    """Requests that may wait in a gateway process while no replica can take them, all keys together; one more is
-    refused with 429 or 503. With 0 none waits."""
-    queue_timeout_seconds: int = Field(default=60, ge=1, le=600)
-    """How long a request waits there before it is refused with 503. For a service that is scaled to zero, longer than
-    the model needs to load."""
+    """Requests that may wait while every replica is full or there is none, all keys and all gateways together; one more
+    is refused with 503. With 0 none waits."""
+    queue_timeout_seconds: int = Field(default=30, ge=1, le=600)
+    """How long a request waits there before it is refused with 503. Where there may be no replica for a while, as with
+    `replicas: 0`, longer than the model needs to load."""
 
 
 class Access(Wire):
@@ -123,11 +123,14 @@ class Access(Wire):
     )
     """Key sets whose API keys are accepted. Empty means the key set `default`."""
     requests_per_minute: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Requests a minute of one API key, on this model. Left out, there is no limit; one beyond it gets 429."""
+    """Requests a minute of one API key, on this model; one beyond them is refused with 429. Left out, there is no
+    limit."""
     tokens_per_minute: int | None = Field(default=None, ge=1, le=2_000_000_000)
-    """Tokens a minute of one API key, on this model, prompts and completions together. Left out, there is no limit."""
+    """Tokens a minute of one API key, on this model, prompts and completions together. While the minute's are used up,
+    requests are refused with 429. Left out, there is no limit."""
     max_concurrent_requests: int | None = Field(default=None, ge=1, le=100_000)
-    """Requests of one API key that may be answered at the same time, on this model. Left out, there is no limit."""
+    """Requests of one API key that may be under way at the same time, on this model, those that wait included; one
+    more is refused with 429. Left out, there is no limit."""
 
     rules: ClassVar[tuple[Rule, ...]] = rules.ACCESS
 

@@ -91,7 +91,7 @@ def test_defaults_show_in_what_is_stored(server: ApiServer) -> None:
         "accelerator": "cpu",
         "engine": {"dtype": "auto", "prefixCaching": True},
         "replicas": 1,
-        "routing": {"policy": "Adaptive", "maxQueuedRequests": 256, "queueTimeoutSeconds": 60},
+        "routing": {"policy": "Adaptive", "maxQueuedRequests": 256, "queueTimeoutSeconds": 30},
         "disruption": {"maxSurge": 1, "maxUnavailable": 0, "drainSeconds": 120},
     }
 

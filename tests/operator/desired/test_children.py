@@ -148,7 +148,7 @@ def test_the_route_table_is_the_contract_s_and_sorted() -> None:
                 "tokensPerMinute": None,
                 "maxConcurrentRequests": None,
                 "maxQueuedRequests": 256,
-                "queueTimeoutSeconds": 60,
+                "queueTimeoutSeconds": 30,
             },
         ],
     }
