@@ -119,6 +119,7 @@ class App:
 
     async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive) -> None:
         principal = self._authenticate(exchange)
+        exchange.key_id = principal.key_id
         at_path = [rule for rule in RULES if rule.matches(exchange.path)]
         if not at_path:
             raise Refused(UNKNOWN_URL)

@@ -16,6 +16,8 @@ from ryzanstein_gateway.trace import UNTRACED, Trace
 from ryzanstein_worker.contract import HEADER_REQUEST_ID
 
 REQUEST_ID: Final = HEADER_REQUEST_ID.encode()
+_PROTOCOLS: Final = {"WEBSOCKET": "websocket", "GRPC": "grpc"}
+"""By what an Exchange has for a method where it is none of HTTP's."""
 _GOOD_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 Header = tuple[bytes, bytes]
@@ -48,6 +50,11 @@ class Exchange:
     status: int = 0
     first_byte: float | None = None
     outcome: str = ""
+
+    @property
+    def protocol(self) -> str:
+        """http, websocket or grpc."""
+        return _PROTOCOLS.get(self.method, "http")
 
     @classmethod
     def begin(cls, scope: Scope) -> "Exchange":

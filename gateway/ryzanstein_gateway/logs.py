@@ -17,17 +17,26 @@ class AccessEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One finished request. Durations are milliseconds; a field that does not apply is left out."""
 
     request_id: str
+    protocol: str
+    """http, websocket or grpc."""
     method: str
     path: str
     status: int
     duration_ms: float
     model: str = ""
+    key_id: str = ""
+    """Tells keys apart, and nothing else of them."""
     endpoint: str = ""
+    """The last replica."""
     tries: int = 0
     migrations: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    queue_ms: float = 0.0
     first_byte_ms: float | None = None
     outcome: str = ""
+    """Why it did not end well: an error's code."""
+    trace_id: str = ""
 
 
 class JsonFormatter(logging.Formatter):

@@ -37,7 +37,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "ryzanstein_gateway_requests", "Requests answered; the model is empty where none was found.",
-            ["model", "code"], registry=self.registry,
+            ["model", "code", "protocol"], registry=self.registry,
         )  # fmt: skip
         self.duration = Histogram(
             "ryzanstein_gateway_request_duration_seconds", "From a request's head to its reply's last byte.",

@@ -5,6 +5,7 @@ REST, WebSocket and gRPC each make a Generation and an Outlet; from here on they
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.prefix import MOST_BYTES, piece_keys
 from ryzanstein_gateway.proxy import Errand, Proxy
 from ryzanstein_gateway.routes import Route
+
+if TYPE_CHECKING:  # not loaded by a gateway that does not trace
+    from ryzanstein_gateway.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,14 @@ def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
 class Pipeline:
     """One for the process."""
 
-    def __init__(self, fleet: Fleet, proxy: Proxy, metrics: Metrics, admission: Admission) -> None:
+    def __init__(
+        self, fleet: Fleet, proxy: Proxy, metrics: Metrics, admission: Admission, tracing: "Tracing | None" = None
+    ) -> None:
         self._fleet = fleet
         self._proxy = proxy
         self._metrics = metrics
         self._admission = admission
+        self._tracing = tracing
 
     def find(self, model: str, principal: Principal) -> Route:
         """The route of a model. Raises Refused where there is none for this key."""
@@ -63,18 +70,35 @@ class Pipeline:
 
     async def run(self, generation: Generation, exchange: Exchange, outlet: Outlet) -> None:
         """From the route to the reply's last byte. Raises Refused before any byte went out."""
-        route = self.find(generation.model, generation.principal)
-        exchange.model = route.model
-        salt = generation.principal.cache_salt
-        keys = _prefix_keys(generation, route)
-        errand = Errand(route, generation.path, generation.body, salt, keys, generation.stream)
         principal = generation.principal
-        permit = await self._admission.admit(route, principal, exchange.headers, generation.body, outlet)
+        exchange.key_id = principal.key_id
+        route = self.find(generation.model, principal)
+        exchange.model = route.model
+        if self._tracing is not None:
+            exchange.trace = self._tracing.begin(exchange, generation.path, route.model)
+        errand = Errand(
+            route,
+            generation.path,
+            generation.body,
+            principal.cache_salt,
+            _prefix_keys(generation, route),
+            generation.stream,
+        )
+        permit = await self._admit(route, generation, exchange, outlet)
         try:
             with self._metrics.in_flight.labels(route.model).track_inprogress():
                 await self._forward(errand, exchange, permit)
         finally:
             permit.close(exchange)
+
+    async def _admit(self, route: Route, generation: Generation, exchange: Exchange, outlet: Outlet) -> Permit:
+        asked = time.perf_counter()
+        principal = generation.principal
+        try:
+            return await self._admission.admit(route, principal, exchange.headers, generation.body, outlet)
+        finally:
+            exchange.queued += time.perf_counter() - asked
+            exchange.trace.admitted()
 
     async def _forward(self, errand: Errand, exchange: Exchange, permit: Permit) -> None:
         """Until a replica has taken it: those that are there may all be starting, and refuse."""
@@ -84,32 +108,41 @@ class Pipeline:
             except Refused as refused:
                 if refused.refusal.code != NO_REPLICA.code:
                     raise
+            asked = time.perf_counter()
             await permit.again()
+            exchange.queued += time.perf_counter() - asked
             exchange.tries = 0
 
     def account(self, exchange: Exchange) -> None:
         """One count and one line of the access log, once a request has ended in whatever way."""
         now = time.perf_counter()
         first_byte = None if exchange.first_byte is None else exchange.first_byte - exchange.began
-        self._metrics.requests.labels(exchange.model, str(exchange.status)).inc()
+        self._metrics.requests.labels(exchange.model, str(exchange.status), exchange.protocol).inc()
         if exchange.model:
             self._metrics.duration.labels(exchange.model).observe(now - exchange.began)
             if first_byte is not None:
                 self._metrics.first_byte.labels(exchange.model).observe(first_byte)
+        if self._tracing is not None:
+            self._tracing.end(exchange)
         log_access(
             AccessEntry(
                 request_id=exchange.request_id,
+                protocol=exchange.protocol,
                 method=exchange.method,
                 path=exchange.path[:256],
                 status=exchange.status,
                 duration_ms=round((now - exchange.began) * 1000, 3),
                 model=exchange.model,
+                key_id=exchange.key_id,
                 endpoint=exchange.endpoint,
                 tries=exchange.tries,
                 migrations=exchange.migrations,
+                prompt_tokens=exchange.prompt_tokens,
                 completion_tokens=exchange.completion_tokens,
+                queue_ms=round(exchange.queued * 1000, 3),
                 first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
                 outcome=exchange.outcome,
+                trace_id=exchange.trace.id,
             )
         )
 

@@ -32,6 +32,7 @@ from ryzanstein_gateway.replica_state import Attempt, ReplicaState
 from ryzanstein_gateway.retry_budget import RetryBudget
 from ryzanstein_gateway.settings import Settings
 from ryzanstein_gateway.strikes import MOST_STRIKES, Strikes, fingerprint
+from ryzanstein_gateway.trace import Attempt as SpanOfAttempt
 from ryzanstein_gateway.upstream import Broken, ConnectFailed, Pool
 
 __all__ = ["Errand", "Proxy"]
@@ -83,7 +84,8 @@ class Proxy:
             raise
         finally:
             exchange.migrations = delivery.losses.migrations
-            exchange.completion_tokens = delivery.journal.num_tokens if delivery.journal else None
+            if delivery.journal is not None:
+                exchange.completion_tokens = delivery.journal.num_tokens
             for gap in delivery.gaps:
                 self._metrics.migration_gap.labels(errand.route.model).observe(gap)
 
@@ -146,8 +148,10 @@ class Proxy:
         delivery.exchange.tries += 1
         delivery.exchange.endpoint = endpoint.pod or endpoint.host
         delivery.progress = 0
-        with self._fleet.attempt(endpoint, delivery.errand.route) as (replica, attempt):
-            ending = await self._send(endpoint, delivery, replica, attempt)
+        span = delivery.exchange.trace.attempt(delivery.exchange.endpoint, endpoint.host, delivery.errand.route.port)
+        with self._fleet.attempt(endpoint, delivery.errand.route) as (replica, attempt), span:
+            ending = await self._send(endpoint, delivery, replica, attempt, span)
+            span.ended(ending.value, delivery.progress)
             match ending:
                 case Ending.REFUSED | Ending.HANG:
                     replica.failed(certain=True)
@@ -157,9 +161,12 @@ class Proxy:
                     replica.shun()
             return ending
 
-    async def _send(self, endpoint: Endpoint, delivery: Delivery, replica: ReplicaState, attempt: Attempt) -> Ending:
+    async def _send(
+        self, endpoint: Endpoint, delivery: Delivery, replica: ReplicaState, attempt: Attempt, span: SpanOfAttempt
+    ) -> Ending:
         errand = delivery.errand
         headers, body = delivery.message()
+        headers = span.carry(headers)
         sent_at = attempt.waiting_since = self._clock()
         timeout = self._connect_timeout
         try:
@@ -192,6 +199,7 @@ class Proxy:
             step = step if allowed else Step.GIVE_UP
         outcome = step.value if step is not Step.MIGRATE else "resumed" if delivery.resuming() else "anew"
         self._metrics.migrations.labels(delivery.errand.route.model, ending.value, outcome).inc()
+        delivery.exchange.trace.lost(delivery.exchange.endpoint, ending.value, outcome)
         _log.warning("request %s lost %s: %s, %s", delivery.exchange.request_id, endpoint.host, ending.value, outcome)
         if step is Step.MIGRATE:
             delivery.lose(endpoint.host, losses)

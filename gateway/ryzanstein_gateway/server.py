@@ -5,6 +5,7 @@ Knows every part and the order of their beginnings and ends; no part knows this 
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -130,7 +131,7 @@ class Gateway:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             self.admission = self._make_admission(stack)
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
-            pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission)
+            pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._tracing(stack))
             app = self._app(pipeline)
             server, grpc_server = self._server(app), self._grpc_server(app, pipeline)
             drain = background.create_task(self._drain(stop, server, grpc_server))
@@ -177,6 +178,16 @@ class Gateway:
             shares=Shares(settings.replicas, settings.processes),
             high=settings.high_priority_key_sets,
         )
+
+    def _tracing(self, stack: AsyncExitStack) -> Any:
+        """Made only where traces are wanted: its libraries are many."""
+        if not self._settings.traces:
+            return None
+        from ryzanstein_gateway.tracing import Tracing
+
+        tracing = Tracing(self._settings.slot, os.environ)
+        stack.push_async_callback(tracing.close)
+        return tracing
 
     def _look(self) -> View:
         return View(

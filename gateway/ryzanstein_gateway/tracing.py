@@ -27,7 +27,6 @@ from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS
 FLUSH_SECONDS: Final = 3.0
 _SCOPE: Final = "ryzanstein_gateway"
 _OPERATIONS: Final = {CHAT_COMPLETIONS: "chat", COMPLETIONS: "text_completion"}
-_PROTOCOLS: Final = {"WEBSOCKET": "websocket", "GRPC": "grpc"}
 _CONTEXT_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 _GOOD: Final = "answered"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -66,9 +65,8 @@ class Tracing:
     def _start(self, exchange: Exchange, path: str, model: str) -> trace.Span:
         operation = _OPERATIONS.get(path)
         attributes: dict[str, str] = {"ryzanstein.request.id": exchange.request_id}
-        if exchange.method in _PROTOCOLS:
-            attributes["network.protocol.name"] = _PROTOCOLS[exchange.method]
-        else:
+        attributes["network.protocol.name"] = exchange.protocol
+        if exchange.protocol == "http":
             attributes |= {"http.request.method": exchange.method, "url.path": exchange.path[:256]}
         if operation and model:
             attributes |= {

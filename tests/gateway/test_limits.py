@@ -60,7 +60,7 @@ async def test_poison_bodies_get_a_4xx_in_openais_shape_and_reach_no_replica(wor
         assert (reply.status_code, reply.json()["error"]["code"]) == (status, code), body[:60]
         assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
     assert not one.received
-    metrics = await world.metric('ryzanstein_gateway_requests_total{code="400",model=""}')
+    metrics = await world.metric('ryzanstein_gateway_requests_total{code="400",model="",protocol="http"}')
     assert metrics == sum(status == 400 for _, status, _ in POISON)
 
 

@@ -25,7 +25,7 @@ from ryzanstein_gateway.processes import restart_pause, why_not_ready
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY
 
 ASK: dict[str, Any] = {"model": MODEL, "messages": [], "stream": True}
-REQUESTS = f'ryzanstein_gateway_requests_total{{code="200",model="{MODEL}"}}'
+REQUESTS = f'ryzanstein_gateway_requests_total{{code="200",model="{MODEL}",protocol="http"}}'
 IN_FLIGHT = f'ryzanstein_gateway_requests_in_flight{{model="{MODEL}"}}'
 READY = "ryzanstein_gateway_processes_ready"
 RESTARTS = "ryzanstein_gateway_process_restarts_total"

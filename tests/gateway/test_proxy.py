@@ -218,7 +218,7 @@ async def test_disconnect_reaches_the_replica_within_a_second(world: World) -> N
     async with asyncio.timeout(1):
         await one.left.wait()
     await until(lambda: one.running == 0, "the replica is idle")
-    assert await world.metric('ryzanstein_gateway_requests_total{code="499",model="demo"}') == 2
+    assert await world.metric('ryzanstein_gateway_requests_total{code="499",model="demo",protocol="http"}') == 2
 
 
 async def test_load_spreads_by_requests_in_flight(world: World) -> None:

@@ -202,7 +202,7 @@ async def test_metrics_say_how_old_the_knowledge_is(world: World) -> None:
         line = f'ryzanstein_gateway_watch_age_seconds{{watch="{watch}"}}'
         assert 0 < await world.metric(line) < 5
     await asyncio.gather(*(world.ask(**ASK) for _ in range(3)))
-    assert await world.metric('ryzanstein_gateway_requests_total{code="200",model="demo"}') == 3
+    assert await world.metric('ryzanstein_gateway_requests_total{code="200",model="demo",protocol="http"}') == 3
     assert await world.metric('ryzanstein_gateway_request_duration_seconds_count{model="demo"}') == 3
     assert await world.metric('ryzanstein_gateway_time_to_first_byte_seconds_count{model="demo"}') == 3
     assert await world.metric('ryzanstein_gateway_requests_in_flight{model="demo"}') == 0
