@@ -61,7 +61,7 @@ async def test_streams_of_a_lost_worker_go_on_elsewhere_token_by_token(tmp_path:
     async with local_cluster(tmp_path) as cluster:
         seen = await under_load(cluster, breaks)
         print(f"{breaks.__name__}: {seen.summary()}")
-        assert seen.failures == []
+        assert seen.failures == [], cluster.gateway.said("WARNING", "ERROR")
         assert seen.different == []
         assert await migrations(cluster) > 0, "no stream had to be continued"
 
@@ -80,7 +80,7 @@ async def test_a_rollout_is_not_seen(tmp_path: Path) -> None:
     async with local_cluster(tmp_path) as cluster:
         seen = await under_load(cluster, roll_out)
         print(f"rollout: {seen.summary()}")
-        assert seen.failures == []
+        assert seen.failures == [], cluster.gateway.said("WARNING", "ERROR")
         assert seen.different == []
 
 

@@ -40,6 +40,10 @@ class GatewayProcess:
         """Process ids of the members."""
         return children(self.process.pid)
 
+    def said(self, *levels: str) -> str:
+        """Its log of these levels, a line each."""
+        return "\n".join(json.dumps(record) for record in self.records if record.get("level") in levels)
+
     def client(self, *, scheme: str = "http", **options: Any) -> httpx.AsyncClient:
         """A client with the right key, and connections of its own."""
         headers = {"authorization": f"Bearer {KEY}"}

@@ -94,7 +94,7 @@ class LocalCluster:
         log = self.folder / f"{host}.log"
         command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(DEMO_MODEL)]
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
-        command += ["--health-port", str(self.health_port), "--dtype", "float32", "--device", "cpu"]
+        command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
