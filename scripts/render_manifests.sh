@@ -21,6 +21,11 @@ cp crds/*.yaml helm/ryzanstein/files/crds/
 #   KEY=rz-$(head -c 30 /dev/urandom | base64 | tr -d '+/=')
 #   kubectl create secret generic ryzanstein-keyset-default -n ryzanstein \
 #     --from-literal=default="$(printf %s "$KEY" | sha256sum | cut -d' ' -f1)"
+#
+# And a key with which the gateway tells the operator of requests that wait for a replica:
+#
+#   kubectl create secret generic ryzanstein-demand-key -n ryzanstein \
+#     --from-literal=key="$(head -c 30 /dev/urandom | base64 | tr -d '+/=')"
 ---
 apiVersion: v1
 kind: Namespace
@@ -29,6 +34,7 @@ metadata:
   labels:
     pod-security.kubernetes.io/enforce: restricted
 TEXT
-  "$helm" template ryzanstein helm/ryzanstein --namespace ryzanstein --set defaultKey.create=false
+  "$helm" template ryzanstein helm/ryzanstein --namespace ryzanstein --set defaultKey.create=false \
+    --set demandKey.create=false
 } > manifests/install.yaml.part
 mv manifests/install.yaml.part manifests/install.yaml

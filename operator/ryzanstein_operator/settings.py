@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 class SettingsError(ValueError):
@@ -22,6 +23,7 @@ class Settings:
     watch_namespaces: where InferenceServices are served; empty means every namespace.
     gateway_labels: selector labels of the gateway's pods in `namespace`; only they may call a worker's API.
     metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
+    demand_key_file: holds the key with which gateways say that requests wait; None means that none may.
     hub_endpoint: a mirror that speaks the Hugging Face hub's protocol; empty means the hub itself.
     """
 
@@ -35,6 +37,7 @@ class Settings:
     lease_name: str = "ryzanstein-operator"
     pod_name: str = "ryzanstein-operator"
     hub_endpoint: str = ""
+    demand_key_file: Path | None = None
 
     @property
     def watches_all(self) -> bool:
@@ -54,6 +57,7 @@ class Settings:
             metrics_namespace_labels=_labels(environment, "RYZANSTEIN_METRICS_NAMESPACE_LABELS"),
             lease_name=_label("RYZANSTEIN_LEASE_NAME", environment.get("RYZANSTEIN_LEASE_NAME") or cls.lease_name),
             hub_endpoint=_url(environment, "RYZANSTEIN_HUB_ENDPOINT"),
+            demand_key_file=Path(path) if (path := environment.get("RYZANSTEIN_DEMAND_KEY_FILE")) else None,
             pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
         )
 

@@ -36,7 +36,7 @@ def test_helm_lint_finds_nothing() -> None:
 def test_the_committed_install_is_what_the_chart_renders() -> None:
     namespace, *rest = chart.installed()
     assert namespace["kind"] == "Namespace"
-    assert rest == chart.render("defaultKey.create=false"), "run scripts/render_manifests.sh"
+    assert rest == chart.render("defaultKey.create=false", "demandKey.create=false"), "run scripts/render_manifests.sh"
 
 
 @pytest.mark.parametrize("name", VALUES_FILES)
@@ -137,6 +137,14 @@ def test_the_default_key_is_stored_beside_its_hash_and_only_the_hash_is_mounted(
     assert b64encode(key.encode()).decode() not in json.dumps(manifests)
 
 
+def test_the_key_for_the_operator_is_drawn_and_gateway_replicas_and_priorities_are_told() -> None:
+    drawn = [chart.one(chart.render(), "Secret", "ryzanstein-demand-key")["stringData"]["key"] for _ in range(2)]
+    assert all(len(key) >= 40 for key in drawn)
+    assert drawn[0] != drawn[1], "drawn, not fixed"
+    gateway = read_settings(chart.environment(chart.one(rendered("locked-down"), "Deployment", "ryzanstein-gateway")))
+    assert (gateway.replicas, gateway.high_priority_key_sets) == (3, {"team-a"})
+
+
 def test_notes_tell_how_to_send_the_first_request() -> None:
     def notes(*settings: str) -> str:
         words = [word for setting in settings for word in ("--set-json", setting)]
@@ -173,6 +181,7 @@ REFUSALS: list[tuple[list[str], str]] = [
         ["networkPolicy.enabled=false", 'networkPolicy.gatewayFrom=[{"podSelector":{}}]'],
         "networkPolicy.gatewayFrom has no effect while networkPolicy.enabled is false",
     ),
+    (['gateway.highPriorityKeySets=["team-a"]'], 'gateway.highPriorityKeySets names "team-a", which is not in'),
     (["gateway.replica=3"], "additional properties 'replica' not allowed"),
 ]
 

@@ -71,15 +71,33 @@ def test_ports_and_probes_are_the_contracts() -> None:
     for component in COMPONENTS:
         (container,) = deployment(component)["spec"]["template"]["spec"]["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        assert ports == {"health": contract.HEALTH_PORT} | (
-            {"api": contract.API_PORT} if component == "gateway" else {}
-        )
+        own = {"api": contract.API_PORT} if component == "gateway" else {"demand": contract.DEMAND_PORT}
+        assert ports == {"health": contract.HEALTH_PORT} | own
         for probe, path in (
             ("startupProbe", contract.HEALTH_LIVE),
             ("livenessProbe", contract.HEALTH_LIVE),
             ("readinessProbe", contract.HEALTH_READY),
         ):
             assert container[probe]["httpGet"] == {"path": path, "port": "health"}
+
+
+def test_the_gateway_finds_each_operator_and_both_hold_the_same_key() -> None:
+    service = chart.one(chart.installed(), "Service", "ryzanstein-operator")
+    assert service["spec"]["clusterIP"] == "None", "one address would be one operator, and it may not lead"
+    operator, gateway = settings_of(chart.installed()), read_settings(chart.environment(deployment("gateway")))
+    assert gateway.operator_url == f"http://ryzanstein-operator.ryzanstein.svc:{contract.DEMAND_PORT}"
+    assert [port["port"] for port in service["spec"]["ports"]] == [contract.DEMAND_PORT]
+    assert service["spec"]["selector"].items() <= (
+        deployment("operator")["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert operator.demand_key_file == gateway.operator_key_file
+    for component in COMPONENTS:
+        spec = deployment(component)["spec"]["template"]["spec"]
+        (volume,) = [v for v in spec["volumes"] if v["name"] == "demand-key"]
+        secret = {"name": "ryzanstein-demand-key", "optional": True}
+        assert volume["projected"]["sources"] == [{"secret": secret}]
+        (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "demand-key"]
+        assert PurePosixPath(mount["mountPath"]) / "key" == PurePosixPath(gateway.operator_key_file)
 
 
 def test_selectors_select_their_own_component_and_no_other() -> None:
@@ -108,7 +126,8 @@ def test_the_definitions_are_the_generated_ones_and_survive_an_uninstall() -> No
 
 def test_the_install_holds_no_secret_and_says_how_to_make_one() -> None:
     assert chart.of_kind(chart.installed(), "Secret") == []
-    assert "kubectl create secret generic ryzanstein-keyset-default" in chart.INSTALL.read_text()
+    for name in ("ryzanstein-keyset-default", "ryzanstein-demand-key"):
+        assert f"kubectl create secret generic {name}" in chart.INSTALL.read_text()
 
 
 def test_the_namespace_enforces_restricted() -> None:

@@ -59,7 +59,7 @@ def _no(source: str, target: str, port: int, why: str, protocol: str = "TCP") ->
     return Flow(source, target, port, False, why, protocol)
 
 
-API, HEALTH = contract.API_PORT, contract.HEALTH_PORT
+API, HEALTH, DEMAND = contract.API_PORT, contract.HEALTH_PORT, contract.DEMAND_PORT
 
 FLOWS: tuple[Flow, ...] = (
     # Requests take one way: in at the gateway, and from there to the workers.
@@ -108,8 +108,14 @@ FLOWS: tuple[Flow, ...] = (
     _yes(GATEWAY, APISERVER, 443, "watches"),
     _yes(GATEWAY, APISERVER, 6443, "watches, after address translation"),
     _yes(GATEWAY, DNS, 53, "the API server may be given by name", "UDP"),
-    _no(GATEWAY, OPERATOR, HEALTH, "nobody calls the operator"),
-    _no(NEIGHBOUR, OPERATOR, HEALTH, "nobody calls the operator"),
+    _yes(GATEWAY, OPERATOR, DEMAND, "requests wait for a replica"),
+    _no(GATEWAY, OPERATOR, HEALTH, "the gateway asks the operator nothing"),
+    _no(NEIGHBOUR, OPERATOR, HEALTH, "nobody else calls the operator"),
+    _no(NEIGHBOUR, OPERATOR, DEMAND, "nobody else calls the operator"),
+    _no(CLIENT, OPERATOR, DEMAND, "nobody else calls the operator"),
+    _no(WORKER, OPERATOR, DEMAND, "a worker calls nobody"),
+    _no(PROMETHEUS, OPERATOR, DEMAND, "Prometheus reads metrics only"),
+    _no(OPERATOR, GATEWAY, DEMAND, "the operator answers, and asks nothing"),
 )
 
 SCRAPES: tuple[tuple[str, str, int], ...] = tuple(
@@ -125,7 +131,7 @@ PROBES: tuple[tuple[str, str, int], ...] = tuple(
 
 def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: str) -> dict[str, Peer]:
     """Every party. `worker_labels`: the pod labels of WORKER and HUB_WORKER as the operator renders them."""
-    ports = {"api": API, "health": HEALTH}
+    ports = {"api": API, "health": HEALTH, "demand": DEMAND}
     worker = dict(worker_labels[WORKER])
     return {
         GATEWAY: Peer("10.244.1.10", RELEASE_NAMESPACE, release_labels(GATEWAY), ports),

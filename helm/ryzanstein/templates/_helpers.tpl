@@ -97,6 +97,23 @@ projected:
 {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}
 
+{{/* Name of the Secret with which the gateway speaks to the operator, and where both find it. */}}
+{{- define "ryzanstein.demandKeySecret" -}}
+{{ .Release.Name }}-demand-key
+{{- end }}
+
+{{- define "ryzanstein.demandKeyVolume" -}}
+name: demand-key
+projected:
+  defaultMode: 0440
+  sources:
+    - secret: {name: {{ include "ryzanstein.demandKeySecret" . }}, optional: true}
+{{- end }}
+
+{{- define "ryzanstein.demandKeyMount" -}}
+{name: demand-key, mountPath: /etc/ryzanstein/demand, readOnly: true}
+{{- end }}
+
 {{/* Probes on the health port, which a thread of its own serves. */}}
 {{- define "ryzanstein.probes" -}}
 startupProbe:

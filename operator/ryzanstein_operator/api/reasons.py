@@ -43,6 +43,7 @@ class Reason(StrEnum):
     APPLY_REFUSED = "ApplyRefused"
     # Events alone.
     DRIFT_CORRECTED = "DriftCorrected"
+    REQUESTS_WAITING = "RequestsWaiting"
 
 
 MEANING: dict[Reason, str] = {
@@ -59,7 +60,7 @@ MEANING: dict[Reason, str] = {
     Reason.REPLICAS_STARTING: "Replicas are on their way up.",
     Reason.DOWNLOADING: "The model is being downloaded.",
     Reason.PENDING: "Nothing is known yet.",
-    Reason.SCALED_TO_ZERO: "No replica is asked for, so requests are answered with 503.",
+    Reason.SCALED_TO_ZERO: "No replica is asked for: requests wait for one up to `routing.queueTimeoutSeconds`.",
     Reason.RESTARTING: "A replica ended and is being started again.",
     Reason.MODEL_UNUSABLE: "The worker refused the model or its settings; its sentence is in the message.",
     Reason.DOWNLOAD_FAILING: "The download of the model fails; the message says why.",
@@ -76,6 +77,7 @@ MEANING: dict[Reason, str] = {
     Reason.NAME_CONFLICT: "An object of another owner bears a name that is needed.",
     Reason.APPLY_REFUSED: "The API server refuses an object; the message holds its words.",
     Reason.DRIFT_CORRECTED: "Somebody changed an object of the service, and it was put back.",
+    Reason.REQUESTS_WAITING: "Requests wait at the gateway, and no replica takes them.",
 }
 
 BROKEN = (
@@ -92,6 +94,9 @@ BROKEN = (
 )
 """What may be wrong with a replica, that which only the user can mend first."""
 BLOCKED = (Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.APPLY_REFUSED)
+
+EVENTS = (Reason.DRIFT_CORRECTED, Reason.REQUESTS_WAITING)
+"""What Events alone may give."""
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
     ConditionType.READY: (

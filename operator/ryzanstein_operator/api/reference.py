@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ryzanstein_operator.api import inference_service as resource
-from ryzanstein_operator.api.reasons import MEANING, REASONS, Reason
+from ryzanstein_operator.api.reasons import EVENTS, MEANING, REASONS
 from ryzanstein_operator.api.schema import structural_schema
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_worker.contract import API_GROUP, API_VERSION
@@ -99,8 +99,12 @@ def _conditions() -> str:
         lines += [f"#### {condition}\n", "| Reason | What it means |", "| --- | --- |"]
         lines += [f"| `{reason}` | {MEANING[reason]} |" for reason in reasons]
         lines.append("")
-    told = "Events repeat a condition's reason and message when it changes; one reason is theirs alone:"
-    return "\n".join([*lines, f"### Events\n\n{told} `{Reason.DRIFT_CORRECTED}`. {MEANING[Reason.DRIFT_CORRECTED]}\n"])
+    lines += [
+        "### Events\n",
+        "Events repeat a condition's reason and message when it changes. These are theirs alone.\n",
+    ]
+    lines += ["| Reason | What it means |", "| --- | --- |", *(f"| `{one}` | {MEANING[one]} |" for one in EVENTS), ""]
+    return "\n".join(lines)
 
 
 def _cell(text: str) -> str:

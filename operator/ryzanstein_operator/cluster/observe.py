@@ -6,7 +6,7 @@ is listed anew at the start, every few minutes, and whenever the watch shows tha
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import ApiError, Cluster
 from ryzanstein_operator.cluster.heartbeat import version_of
 from ryzanstein_operator.cluster.resources import CACHED, CHILDREN, ENDPOINT_SLICES, PODS, ROUTES, SERVICES, Resource
-from ryzanstein_operator.decide.observed import Observed, Ref
+from ryzanstein_operator.decide.observed import Demand, Observed, Ref
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
@@ -107,8 +107,14 @@ class Cache:
 class Observer:
     """Reads the cluster into the cache, and the cache into `Observed`."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, settings: Settings) -> None:
-        self._cluster, self._cache, self._settings = cluster, cache, settings
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        settings: Settings,
+        demand: Callable[[Key], Demand | None] = lambda _: None,
+    ) -> None:
+        self._cluster, self._cache, self._settings, self._demand = cluster, cache, settings, demand
 
     async def refresh(self) -> None:
         """List everything anew. Raises ApiError, its sentence naming the kind that could not be listed."""
@@ -128,6 +134,7 @@ class Observer:
             pods=self._cache.of(PODS, visit),
             endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
             services=self.services(),
+            demand=self._demand(visit),
             refused=refused,
         )
 

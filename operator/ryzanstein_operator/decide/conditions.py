@@ -59,7 +59,7 @@ def _serving(facts: Facts) -> Verdict:
     if facts.blocked:
         return Verdict("False", facts.blocked.reason, facts.blocked.message)
     if facts.wanted == 0:
-        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for, so requests are answered with 503")
+        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for, so requests wait for one")
     return _not_up(facts, "no replica answers requests yet")
 
 

@@ -27,6 +27,15 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """Requests for one service that no replica takes. waiting: how many, at all gateways together. spoken: an Event
+    has told of them already."""
+
+    waiting: int
+    spoken: bool = False
+
+
+@dataclass(frozen=True)
 class Observed:
     """One InferenceService and what belongs to it. All manifests are as the API server returned them.
 
@@ -36,6 +45,7 @@ class Observed:
     pods: the worker pods, by the same label, terminating ones included.
     endpoint_slices: those labelled `kubernetes.io/service-name=NAME-workers`.
     services: every InferenceService watched, this one included: two may claim one model name.
+    demand: requests that wait at the gateways for a replica; None where none does.
     refused: what the API server refused at the last visit and the sentence it gave; empty once it was accepted.
     """
 
@@ -44,4 +54,5 @@ class Observed:
     pods: tuple[Manifest, ...] = ()
     endpoint_slices: tuple[Manifest, ...] = ()
     services: tuple[Manifest, ...] = ()
+    demand: Demand | None = None
     refused: Mapping[Ref, str] = field(default_factory=dict)

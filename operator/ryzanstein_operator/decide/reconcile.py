@@ -8,6 +8,7 @@ from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
 from ryzanstein_operator.decide.compare import covers, differences
+from ryzanstein_operator.decide.demand import demand_events
 from ryzanstein_operator.decide.facts import DEPLOYMENT, gather
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
@@ -34,11 +35,12 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
     try:
         service = parse(InferenceService, observed.service)
     except SpecError as error:
-        return Plan(tuple(_tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)))
+        told = _tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)
+        return Plan((*told, *demand_events(observed.service, observed.demand)))
     desired = children(service, settings)
     actions = tuple(_write(observed, desired))
     told = _tell(observed, service, _revision(desired), _blocked(observed, desired), settings, now)
-    return Plan((*actions, *told))
+    return Plan((*actions, *told, *demand_events(observed.service, observed.demand)))
 
 
 def _revision(desired: tuple[Manifest, ...]) -> str:

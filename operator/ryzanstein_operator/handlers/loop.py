@@ -11,12 +11,14 @@ from typing import Final
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.apply import Executor, NotLeadingError, Outcome
 from ryzanstein_operator.cluster.client import ApiError
+from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import Plan
 from ryzanstein_operator.decide.reconcile import reconcile, reconcile_routes
+from ryzanstein_operator.doorbell import Heard
 from ryzanstein_operator.handlers.queue import WorkQueue
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
@@ -40,9 +42,10 @@ class Loop:
         executor: Executor,
         lease: Lease,
         metrics: Metrics,
+        demands: Demands,
     ) -> None:
         self._settings, self._cache, self._observer = settings, cache, observer
-        self._executor, self._lease, self._metrics = executor, lease, metrics
+        self._executor, self._lease, self._metrics, self._demands = executor, lease, metrics, demands
         self._queue: WorkQueue[Key] = WorkQueue()
         self._refused: dict[Key, dict[Ref, str]] = {}
         self._refresh = asyncio.Event()
@@ -70,6 +73,14 @@ class Loop:
             await self._wake_all()
         elif (changed or kind is None) and (key.name or key == ROUTES_VISIT):
             await self._queue.add(key)
+
+    async def heard(self, service: Key, sender: str, waiting: int) -> Heard:
+        """Take in what a gateway says, and visit the service at once. A standby keeps it in mind."""
+        if self._cache.get(SERVICES, service.namespace, service.name) is None:
+            return Heard.UNKNOWN
+        self._demands.tell(service, sender, waiting)
+        await self._queue.add(service)
+        return Heard.LEADING if self._lease.held() and not self.fault else Heard.STANDBY
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -143,7 +154,10 @@ class Loop:
             self._refused.pop(key, None)
             return Outcome()
         plan = reconcile(observed, self._settings, datetime.now(UTC))
-        return await self._carry_out(key, plan, observed.service)
+        outcome = await self._carry_out(key, plan, observed.service)
+        if observed.demand is not None:
+            self._demands.spoken(key)
+        return outcome
 
     async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
         if plan.contains_actions():

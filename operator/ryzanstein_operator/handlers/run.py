@@ -1,6 +1,7 @@
 """The operator's life: start its parts in order, answer probes, end cleanly. Knows every part, decides nothing."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -9,16 +10,19 @@ from typing import Any, Final
 
 from ryzanstein_operator.cluster.apply import Executor
 from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.discovery import wait_for_resources
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
 from ryzanstein_operator.cluster.lease import Lease
-from ryzanstein_operator.cluster.observe import Cache, Observer
+from ryzanstein_operator.cluster.observe import Cache, Key, Observer
+from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.handlers.loop import Loop
 from ryzanstein_operator.handlers.watch import handle_signals, scopes, watch
 from ryzanstein_operator.health import Answer, HealthServer, Probes
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
+from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ BEAT_SECONDS: Final = 1.0
 STUCK_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 3.0
 """For kopf's watchers to end. What is left then is cancelled: SIGTERM to exit takes less than five seconds."""
+HEAR_SECONDS: Final = 1.5
 _WATCH: Final = "watch"
 
 
@@ -38,8 +43,10 @@ class Operator:
         self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
         recorder = Recorder(cluster, settings.pod_name)
         executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
-        observer = Observer(cluster, cache, settings)
-        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics)
+        demands = Demands()
+        observer = Observer(cluster, cache, settings, demands.of)
+        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands)
+        self._event_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
         self._waiting_for = "starting"
@@ -124,6 +131,11 @@ class Operator:
             return Answer(detail="leading")
         return Answer(detail=f"standby: {self._lease.fault or f'the Lease is held by {self._lease.holder}'}")
 
+    def hear(self, word: Word) -> Heard:
+        """What a gateway says, asked from the doorbell's threads. Raises TimeoutError."""
+        heard = self._loop.heard(Key(word.namespace, word.service), word.sender, word.waiting)
+        return asyncio.run_coroutine_threadsafe(heard, self._event_loop).result(HEAR_SECONDS)
+
     def _render(self) -> bytes:
         self._metrics.leader.set(self._lease.held())
         self._metrics.watch_freshness.set(self._freshness.age())
@@ -143,12 +155,15 @@ def _identity(settings: Settings) -> str:
     return f"{settings.pod_name}_{uuid.uuid4().hex[:8]}" if by_hand else settings.pod_name
 
 
-async def serve(settings: Settings, host: str, port: int) -> None:
+async def serve(settings: Settings, host: str, port: int, demand_port: int = contract.DEMAND_PORT) -> None:
     """Run the operator with its health server until it is told to stop. Raises what ended it."""
     cluster = await Cluster.connect()
     try:
         operator = Operator(cluster, settings)
-        with HealthServer(operator.probes, host, port):
+        with contextlib.ExitStack() as servers:
+            servers.enter_context(HealthServer(operator.probes, host, port))
+            if settings.demand_key_file is not None:
+                servers.enter_context(Doorbell(operator.hear, settings.demand_key_file, host, demand_port))
             await operator.run()
     finally:
         await cluster.close()

@@ -1,0 +1,166 @@
+"""Where gateways say that requests wait for a replica: one authenticated POST, in threads of its own.
+
+Knows HTTP and the shared key; what follows from it is the loop's business. Takes nothing else from anybody: what comes
+without the key is not read.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+
+from ryzanstein_worker import contract
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES: Final = 4096
+MAX_KEY_BYTES: Final = 1024
+MAX_CONNECTIONS: Final = 32
+MAX_WAITING: Final = 1_000_000_000
+_SERVICE_SUFFIX: Final = "-workers"
+
+
+class Heard(IntEnum):
+    """What a gateway is answered."""
+
+    LEADING = 200
+    UNKNOWN = 404
+    STANDBY = 503
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a gateway says. service: the InferenceService's name. sender: one gateway process."""
+
+    namespace: str
+    service: str
+    waiting: int
+    sender: str
+
+
+Hear = Callable[[Word], Heard]
+"""Asked from the server's threads; may raise TimeoutError."""
+
+
+def read_word(body: bytes) -> Word:
+    """The word in a body. Raises ValueError with a sentence."""
+    try:
+        said: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("The body is no JSON.") from None
+    if not isinstance(said, dict):
+        raise ValueError("The body is no object.")
+    texts = [said.get(name) for name in ("namespace", "service", "sender")]
+    if not all(isinstance(text, str) and 0 < len(text) <= 253 for text in texts):
+        raise ValueError("namespace, service and sender must be strings of 1 to 253 characters.")
+    waiting = said.get("waiting")
+    if type(waiting) is not int or not 0 < waiting <= MAX_WAITING:
+        raise ValueError("waiting must be a positive integer.")
+    namespace, service, sender = (str(text) for text in texts)
+    return Word(namespace, service.removesuffix(_SERVICE_SUFFIX), waiting, sender)
+
+
+def key_matches(authorization: str, key_file: Path) -> bool:
+    """Whether a header brings the key that is in the file now. Without a file nobody can. Constant in time."""
+    try:
+        with key_file.open("rb") as file:
+            key = file.read(MAX_KEY_BYTES).strip()
+    except OSError:
+        return False
+    given = authorization.removeprefix("Bearer ").encode("utf-8", "surrogateescape")
+    same = hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(key).digest())
+    return bool(key) and authorization.startswith("Bearer ") and same
+
+
+class Doorbell:
+    """Serves `contract.DEMAND_PATH`. A context manager."""
+
+    def __init__(self, hear: Hear, key_file: Path, host: str, port: int) -> None:
+        self._server = _Server((host, port), _handler(hear, key_file))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="doorbell", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(2)
+
+
+class _Server(ThreadingHTTPServer):
+    """No more threads than MAX_CONNECTIONS: whoever comes beyond is hung up on, and comes again."""
+
+    daemon_threads = True
+    address_family = socket.AF_INET
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+
+def _handler(hear: Hear, key_file: Path) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5  # a client that sends nothing must not hold a thread
+
+        def do_POST(self) -> None:
+            if not key_matches(self.headers.get("authorization", ""), key_file):
+                self._answer(401, "A valid key is required.")
+            elif self.path != contract.DEMAND_PATH:
+                self._answer(404, "There is nothing here.")
+            else:
+                self._hear()
+
+        def _hear(self) -> None:
+            length = self.headers.get("content-length", "")
+            if not length.isascii() or not length.isdigit() or int(length[:9]) > MAX_BODY_BYTES or len(length) > 9:
+                self._answer(413, f"The body must have a length of at most {MAX_BODY_BYTES} bytes.")
+                return
+            try:
+                heard = hear(read_word(self.rfile.read(int(length))))
+            except ValueError as error:
+                self._answer(400, str(error))
+            except TimeoutError:
+                self._answer(503, "The operator is busy.")
+            else:
+                self._answer(heard, heard.name.lower())
+
+        def _answer(self, status: int, words: str) -> None:
+            body = json.dumps({"message": words}).encode()
+            self.send_response_only(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class' name)
+            """What matters is logged where it is acted on."""
+
+    return Handler
