@@ -27,7 +27,9 @@ class WorkerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.health = f"http://127.0.0.1:{self.wait_for_log('answering probes')['port']}"
-        self.api = f"http://127.0.0.1:{self.wait_for_log('serving')['port']}"
+        serving = self.wait_for_log("serving")
+        self.api = f"http://127.0.0.1:{serving['port']}"
+        self.grpc = f"127.0.0.1:{serving['grpc_port']}"
 
     def wait_for_log(self, message: str, seconds: float = START_SECONDS) -> dict[str, Any]:
         """The next record with this message. Fails with the whole log if it does not come in time."""
@@ -67,7 +69,7 @@ class WorkerProcess:
 def serve_worker(model_dir: Path, *flags: str) -> Iterator[WorkerProcess]:
     """Run a worker for the length of the block; it is killed at the end if it still runs."""
     command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(model_dir)]
-    command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0"]
+    command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0", "--grpc-port", "0"]
     command += ["--dtype", "float32", "--device", "cpu", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
+from ryzanstein_worker.contract import API_PORT, GRPC_PORT, HEALTH_PORT
 from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.machine import usable_cpus
 
@@ -57,6 +57,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = API_PORT
     health_port: int = HEALTH_PORT
+    grpc_port: int = GRPC_PORT
     drain_seconds: float = 120.0
     state_dir: str | None = None  # None: crashes are forgotten with the process
 
@@ -98,6 +99,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=API_PORT, help="the API (default %(default)s; 0: any free one)")
     parser.add_argument("--health-port", type=_port, default=HEALTH_PORT, help="probes, metrics (default %(default)s)")
+    parser.add_argument("--grpc-port", type=_port, default=GRPC_PORT, help="the gRPC API (default %(default)s)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     parser.add_argument("--max-model-len", type=_positive_int, metavar="N", help="prompt and output tokens together")
@@ -135,6 +137,7 @@ def serve_config(arguments: argparse.Namespace) -> ServeConfig:
         host=arguments.host,
         port=arguments.port,
         health_port=arguments.health_port,
+        grpc_port=arguments.grpc_port,
         drain_seconds=arguments.drain_seconds,
         state_dir=arguments.state_dir or default_state_dir(arguments.port),
     )

@@ -28,6 +28,7 @@ from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
 pytestmark = pytest.mark.ranks
 
+PORTS = ("--port", "0", "--health-port", "0", "--grpc-port", "0")
 LONG = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "stream": True}
 
 
@@ -145,7 +146,9 @@ def test_a_port_in_use_is_told_before_the_model_loads(model_dir: Path, tmp_path:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
         expected = (EXIT_CONFIG, f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
-        assert _serve(model_dir, tmp_path, "--port", port, "--health-port", "0") == expected
+        assert _serve(model_dir, tmp_path, *PORTS, "--port", port) == expected
+        expected = (EXIT_CONFIG, f"Cannot listen for gRPC on 127.0.0.1 port {port}: Address already in use.")
+        assert _serve(model_dir, tmp_path, *PORTS, "--grpc-port", port) == expected
 
 
 @pytest.mark.parametrize(
@@ -163,4 +166,4 @@ def test_broken_tokenizer_files_are_told_in_a_sentence(
         (directory / name).unlink()
     else:
         (directory / name).write_text(content)
-    assert _serve(directory, tmp_path, "--port", "0", "--health-port", "0") == (EXIT_CONFIG, sentence)
+    assert _serve(directory, tmp_path, *PORTS) == (EXIT_CONFIG, sentence)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import string
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from ryzanstein_worker.server.errors import ApiError
 from ryzanstein_worker.server.gate import error_response
 from ryzanstein_worker.server.health import Probes, page
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, StrictModel
-from ryzanstein_worker.server.parsing import RequestT, parse
+from ryzanstein_worker.server.parsing import RequestT, parse, salt_of
 from ryzanstein_worker.server.quarantine import fingerprint
 from ryzanstein_worker.server.responses import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList
 from ryzanstein_worker.server.resume import Resume, open_envelope
@@ -34,7 +33,6 @@ JSON = "application/json"
 BODY_TIMEOUT_SECONDS = 60.0
 INLINE_BODY_BYTES = 1 << 16
 """Bodies up to this size are parsed on the event loop; larger ones in a thread."""
-_HEX = frozenset(string.hexdigits)
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +53,13 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
 
     @app.get(contract.MODELS)
     async def models() -> ModelList:
-        return ModelList(object="list", data=[_model(service)])
+        return ModelList(object="list", data=[service.model()])
 
     @app.get(contract.MODELS + "/{name:path}")
     async def model(name: str) -> Model:
         if name != service.name:
             raise errors.model_not_found(service.name)
-        return _model(service)
+        return service.model()
 
     async def health_page(request: Request) -> Response:
         answer = page(request.url.path, probes, metrics.render)
@@ -78,7 +76,7 @@ async def _generate(request: Request, service: Service, model: type[RequestT]) -
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in (JSON, contract.CONTENT_TYPE_RESUME):
         raise ApiError(415, "The content type must be application/json.")
-    salt = _cache_salt(request)
+    salt = salt_of(request.headers.get(contract.HEADER_CACHE_SALT, ""))
     resumes = content_type == contract.CONTENT_TYPE_RESUME
     body = await _body(request, MAX_RESUME_BYTES if resumes else MAX_BODY_BYTES)
     if len(body) <= INLINE_BODY_BYTES:
@@ -152,23 +150,6 @@ async def _body(request: Request, limit: int) -> bytes:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The body is larger than {limit} bytes.", headers={"connection": "close"})
-
-
-def _cache_salt(request: Request) -> bytes:
-    given = request.headers.get(contract.HEADER_CACHE_SALT, "")
-    if len(given) > 64 or len(given) % 2 or not _HEX.issuperset(given):
-        raise ApiError(400, "The cache salt header must be at most 64 hexadecimal digits.")
-    return bytes.fromhex(given)
-
-
-def _model(service: Service) -> Model:
-    return Model(
-        id=service.name,
-        object="model",
-        created=service.created,
-        owned_by="ryzanstein",
-        max_model_len=service.engine.info.max_model_len,
-    )
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -1,7 +1,7 @@
 """The life of the worker's parent process: sockets, engine, server, drain, exit code.
 
-Order of the start: bind both sockets (a port in use is told at once), answer probes, load the model, accept requests.
-The API socket is bound but does not listen before the model is loaded, so that a connection is refused: whoever
+Order of the start: bind the sockets (a port in use is told at once), answer probes, load the model, accept requests.
+The APIs' sockets are bound but do not listen before the model is loaded, so that a connection is refused: whoever
 knocked knows that nothing was started.
 """
 
@@ -16,6 +16,8 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from ryzanstein.v1.server import Server as GrpcServer
+from ryzanstein.v1.server import address_of, reserve
 from ryzanstein_worker.config import ServeConfig
 from ryzanstein_worker.contract import EXIT_GROUP_LOST
 from ryzanstein_worker.engine.engine import Engine
@@ -24,6 +26,7 @@ from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.server.api import build_app
 from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
 from ryzanstein_worker.server.gate import Gate
+from ryzanstein_worker.server.grpc_api import LIMITS, GrpcApi
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.server.protocol import BoundedHttpProtocol
 from ryzanstein_worker.server.quarantine import Quarantine
@@ -48,8 +51,10 @@ def run(config: ServeConfig) -> int:
     Raises:
         ConfigError: only the user can mend it; the sentence says how.
     """
-    with contextlib.closing(_bind(config.host, config.port)) as api_socket:
-        return uvloop.run(_Worker(config, api_socket).run())
+    with contextlib.ExitStack() as stack:
+        api_socket = stack.enter_context(contextlib.closing(_bind(config.host, config.port)))
+        grpc_socket = stack.enter_context(contextlib.closing(_bind_shared(config.host, config.grpc_port)))
+        return uvloop.run(_Worker(config, api_socket, grpc_socket.getsockname()[1]).run())
 
 
 class _Server(uvicorn.Server):
@@ -61,9 +66,10 @@ class _Server(uvicorn.Server):
 
 
 class _Worker:
-    def __init__(self, config: ServeConfig, api_socket: socket.socket) -> None:
+    def __init__(self, config: ServeConfig, api_socket: socket.socket, grpc_port: int) -> None:
         self._config = config
         self._socket = api_socket
+        self._grpc_port = grpc_port
         self._probes = Probes(Capacity(config.engine.max_num_seqs, config.engine.max_queued_requests))
         self._metrics = ServerMetrics(config.served_model_name)
         model_dir = config.engine.model_path
@@ -126,25 +132,30 @@ class _Worker:
         app = build_app(service, self._probes, self._metrics)
         tracing = Tracing(service.name) if is_enabled() else None
         gate = Gate(app if tracing is None else tracing.around(app))
-        server = _uvicorn(gate)
+        server, grpc_server = _uvicorn(gate), GrpcServer(GrpcApi(service, gate), LIMITS)
+        await grpc_server.start(address_of(config.host, self._grpc_port))
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
         self._probes.engine, self._probes.phase = engine, "serving"
-        _log.info("serving", extra={"model": service.name, "host": config.host, "port": self._socket.getsockname()[1]})
+        ports = {"port": self._socket.getsockname()[1], "grpc_port": self._grpc_port}
+        _log.info("serving", extra={"model": service.name, "host": config.host} | ports)
         try:
-            return await self._until_the_end(engine, gate, serving)
+            return await self._until_the_end(engine, gate, serving, grpc_server)
         finally:
             server.should_exit = True
-            await asyncio.gather(serving, return_exceptions=True)
+            await asyncio.gather(serving, grpc_server.stop(None), return_exceptions=True)
             await self._template.close()
             if tracing is not None:
                 await tracing.close()
 
-    async def _until_the_end(self, engine: Engine, gate: Gate, serving: "asyncio.Task[None]") -> int:
+    async def _until_the_end(
+        self, engine: Engine, gate: Gate, serving: "asyncio.Task[None]", grpc_server: GrpcServer
+    ) -> int:
         stop = asyncio.create_task(self._stop.wait())
         lost = asyncio.create_task(engine.wait_lost())
         try:
             await asyncio.wait({stop, lost, serving}, return_when=asyncio.FIRST_COMPLETED)
             if stop.done() and not lost.done():
+                await grpc_server.leave()
                 drained = asyncio.create_task(self._drain(gate))
                 await asyncio.wait({drained, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if drained.done():
@@ -211,6 +222,14 @@ def _uvicorn(gate: Gate) -> _Server:
             timeout_keep_alive=75,
         )
     )
+
+
+def _bind_shared(host: str, port: int) -> socket.socket:
+    """A bound socket for gRPC, which binds a second time when it starts. Raises ConfigError."""
+    try:
+        return reserve(host, port)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen for gRPC on {host} port {port}: {error.strerror}.") from None
 
 
 def _bind(host: str, port: int) -> socket.socket:

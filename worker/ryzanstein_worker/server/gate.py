@@ -6,6 +6,8 @@ Pure ASGI, for a framework's middleware would stand between a stream and the new
 import asyncio
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -53,17 +55,22 @@ class Gate:
 
         if scope["method"] != "POST":
             await self._app(scope, receive, send_with_id)
-        elif self._closed:
-            refused = not_started("draining", "This worker is shutting down; try another.")
+            return
+        try:
+            with self.admitted():
+                await self._app(scope, receive, send_with_id)
+        except ApiError as refused:
             await error_response(refused)(scope, receive, send_with_id)
-        else:
-            await self._count(scope, receive, send_with_id)
 
-    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request that generates, whatever protocol it came by. Raises ApiError once the gate is closed."""
+        if self._closed:
+            raise not_started("draining", "This worker is shutting down; try another.")
         self._in_flight += 1
         self._idle.clear()
         try:
-            await self._app(scope, receive, send)
+            yield
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

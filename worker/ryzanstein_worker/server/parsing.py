@@ -1,6 +1,8 @@
 """A request's body into its model, or into a 400 that says what is wrong. Knows JSON and pydantic, no HTTP."""
 
 import json
+import string
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -10,6 +12,7 @@ from ryzanstein_worker.server.openai import StrictModel
 
 RequestT = TypeVar("RequestT", bound=StrictModel)
 
+_HEX = frozenset(string.hexdigits)
 _SENTENCES = {
     "missing": "is required",
     "greater_than": "must be greater than {gt}",
@@ -46,12 +49,23 @@ def parse(body: bytes, model: type[RequestT]) -> RequestT:
     Raises:
         ApiError: 400; it is not JSON, has a key twice, is nested too deep, or a field is unknown or out of bounds.
     """
-    value = _load(body)
+    return check(_load(body), model)
+
+
+def check(value: Mapping[str, Any], model: type[RequestT]) -> RequestT:
+    """The request of a JSON object. Raises ApiError: 400; a field is unknown or out of bounds."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise _refusal(first["type"], first["loc"], first.get("ctx", {})) from None
+
+
+def salt_of(given: str) -> bytes:
+    """The salt of the prefix cache that the gateway sends along; empty where there is none. Raises ApiError."""
+    if len(given) > 64 or len(given) % 2 or not _HEX.issuperset(given):
+        raise ApiError(400, "The cache salt header must be at most 64 hexadecimal digits.")
+    return bytes.fromhex(given)
 
 
 class _RefusedError(ValueError):

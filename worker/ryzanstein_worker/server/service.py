@@ -18,7 +18,7 @@ from ryzanstein_worker.server.errors import ApiError, context_exceeded, model_no
 from ryzanstein_worker.server.generate import Delta, follow, merge
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, GenerationRequest
 from ryzanstein_worker.server.quarantine import Hold, Quarantine
-from ryzanstein_worker.server.responses import Answer
+from ryzanstein_worker.server.responses import Answer, Model
 from ryzanstein_worker.server.resume import Resume
 from ryzanstein_worker.server.run import Caller, Run, RunBuilder
 from ryzanstein_worker.server.tokenizer import Tokenizer
@@ -123,6 +123,16 @@ class Service:
         with self._quarantine.watch(run.fingerprint) as hold:
             async with aclosing(merge([follow(self.engine, choice, self._metrics) for choice in unfinished])) as deltas:
                 yield deltas, hold
+
+    def model(self) -> Model:
+        """What there is to be said of the model."""
+        return Model(
+            id=self.name,
+            object="model",
+            created=self.created,
+            owned_by="ryzanstein",
+            max_model_len=self.engine.info.max_model_len,
+        )
 
     def _check(self, request: GenerationRequest, caller: Caller) -> None:
         if request.model != self.name:
