@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # not loaded by a gateway that does not trace
 class Generation:
     """One request to generate: `path` says which of OpenAI's two APIs the body is of.
 
-    `opening`: the first bytes of its messages or its prompt as they stand in the body, MOST_BYTES at most.
+    `opening`: a view of the first bytes of its messages or its prompt in the body, MOST_BYTES at most.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Generation:
     model: str
     stream: bool
     principal: Principal
-    opening: bytes = b""
+    opening: memoryview | bytes = b""
 
 
 def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
@@ -46,7 +46,7 @@ def read_generation(path: str, body: bytes, principal: Principal) -> Generation:
     members = members_of(body)
     stream = members.get("stream") == msgspec.Raw(b"true")
     opening = memoryview(members.get("messages") or members.get("prompt") or b"")[:MOST_BYTES]
-    return Generation(path, body, model_of(members), stream, principal, bytes(opening))
+    return Generation(path, body, model_of(members), stream, principal, opening)
 
 
 class Pipeline:

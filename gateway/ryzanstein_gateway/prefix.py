@@ -23,7 +23,7 @@ CAPACITY: Final = 65_536
 _KEY_BYTES: Final = 8
 
 
-def piece_keys(prompt: bytes, *, scope: str) -> tuple[int, ...]:
+def piece_keys(prompt: bytes | memoryview, *, scope: str) -> tuple[int, ...]:
     """A key for each whole piece of a prompt's beginning; each stands for all bytes up to the end of its piece.
 
     `scope` is what must not be shared: the model and the tenant's salt, without which nobody can make two prompts

@@ -5,7 +5,7 @@ Pure: each check gives the next state, the time comes in. Knows the page of cont
 
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -18,17 +18,22 @@ FAILURES_TO_LEAVE: Final = 2
 """So many failed checks of those remembered; a refused connection is enough alone."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+"""Bounded, so that no page can upset the arithmetic by which all replicas of a model are chosen."""
+
+
 class Status(msgspec.Struct, frozen=True):
-    """The page. `beat_age` in seconds, `epoch` changes with each start of the group of ranks."""
+    """The page; one with numbers out of bounds is none. `beat_age` in seconds, `epoch` changes with each start of the
+    group of ranks."""
 
     phase: str = "serving"
     ready: bool = True
     epoch: str = ""
-    beat_age: float = 0.0
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    max_num_seqs: int = 0
+    beat_age: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    running: Count = 0
+    waiting: Count = 0
+    kv_cache_usage: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    max_num_seqs: Count = 0
 
 
 class Outcome(Enum):

@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ryzanstein_gateway.balance import (
     FRESH_SECONDS,
@@ -16,6 +19,7 @@ from ryzanstein_gateway.balance import (
     Why,
     choose,
 )
+from ryzanstein_gateway.vitals import Status
 
 A, B, C, D = (Endpoint(f"10.0.0.{number}") for number in range(1, 5))
 LEAVING = Endpoint("10.0.0.9", leaving=True)
@@ -174,3 +178,60 @@ def test_without_a_prefix_it_is_adaptive() -> None:
 def test_a_policy_of_a_newer_operator_is_taken_for_the_default() -> None:
     assert [Policy.of(policy.value) for policy in Policy] == list(Policy)
     assert Policy.of("CheapestElectricity") is Policy.ADAPTIVE
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b'{"running": ' + b"9" * 400 + b"}",
+        b'{"waiting": -1}',
+        b'{"max_num_seqs": -3}',
+        b'{"max_num_seqs": 1000001}',
+        b'{"kv_cache_usage": 1.1}',
+        b'{"kv_cache_usage": -0.1}',
+        b'{"beat_age": -1}',
+        b'{"running": "3"}',
+    ],
+)
+def test_a_page_that_cannot_be_is_no_page(page: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(page, type=Status)
+
+
+COUNTS = st.integers(0, 1_000_000)
+LOADS = st.builds(
+    Load,
+    running=COUNTS,
+    waiting=COUNTS,
+    kv_cache_usage=st.floats(0, 1),
+    max_num_seqs=COUNTS,
+    in_flight=COUNTS,
+    latency_seconds=st.none() | st.floats(0, 1e9),
+    age_seconds=st.floats(0, 1e9),
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    several=st.lists(st.tuples(COUNTS, st.none() | LOADS, st.integers(0, 2)), min_size=1, max_size=5),
+    policy=st.sampled_from(Policy),
+    turn=st.integers(0, 2**63),
+    draw=st.floats(0, 1, exclude_max=True),
+    held=st.none() | st.dictionaries(st.integers(0, 5), st.integers(0, 64)),
+)
+def test_whatever_is_known_one_of_the_best_tier_is_chosen(
+    several: list[tuple[int, Load | None, int]],
+    policy: Policy,
+    turn: int,
+    draw: float,
+    held: dict[int, int] | None,
+) -> None:
+    candidates = [
+        Candidate(Endpoint(f"10.0.0.{number}"), in_flight, load, tier)
+        for number, (in_flight, load, tier) in enumerate(several)
+    ]
+    prefix = None if held is None else Prefix(7, {f"10.0.0.{number}": pieces for number, pieces in held.items()})
+    choice = made(candidates, policy, turn, draw, prefix)
+    best = min(candidate.tier for candidate in candidates)
+    assert choice.endpoint in {candidate.endpoint for candidate in candidates if candidate.tier == best}
+    assert (choice.why is Why.FAIL_OPEN) == (best > 0)
