@@ -8,6 +8,8 @@ import asyncio
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from threading import Thread
 from types import TracebackType
 from typing import Final
 
@@ -58,9 +60,18 @@ class Tracing:
         span.end()
 
     async def close(self) -> None:
-        """Send what is left, for a moment at most."""
-        flush = asyncio.to_thread(self._provider.shutdown)
-        await asyncio.wait([asyncio.ensure_future(flush)], timeout=FLUSH_SECONDS)
+        """Send what is left, for a moment at most. On a thread that nobody waits for at the exit: with a collector
+        that is away it would take ten seconds."""
+        loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+
+        def flush() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop did not wait
+                loop.call_soon_threadsafe(flushed.set)
+
+        Thread(target=flush, name="trace flush", daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(flushed.wait(), FLUSH_SECONDS)
 
     def _start(self, exchange: Exchange, path: str, model: str) -> trace.Span:
         operation = _OPERATIONS.get(path)

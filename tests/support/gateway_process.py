@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +95,7 @@ async def gateway_process(
         write_key(tmp_path / "keys", "default", "key", KEY)
         upstream = free_port()
         ones = [await stack.enter_async_context(replica(f"127.0.0.{2 + n}", upstream)) for n in range(replicas)]
-        await announce(kube, ones, upstream)
+        await announce(kube, [one.host for one in ones], upstream)
         port, health = free_port(), free_port()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ryzanstein_gateway"),
@@ -124,22 +124,25 @@ async def gateway_process(
         yield one
 
 
-async def announce(kube: KubeWatch, replicas: list[Replica], port: int) -> None:
+async def announce(
+    kube: KubeWatch, hosts: Iterable[str], port: int, health_port: int | None = None, *, model: str = MODEL
+) -> None:
     """Put the route and the endpoints where the gateway watches."""
-    row = {"model": MODEL, "namespace": NAMESPACE, "service": f"{MODEL}-workers", "port": port, "keySets": []}
-    routes = {ROUTES_KEY: json.dumps({"version": 1, "models": [row]})}
-    await kube.put(CONFIG_MAPS, {"metadata": {"name": ROUTES_CONFIG_MAP, "namespace": "ryzanstein"}, "data": routes})
-    labels = {"kubernetes.io/service-name": f"{MODEL}-workers", LABEL_SERVICE: MODEL}
+    row = {"model": model, "namespace": NAMESPACE, "service": f"{model}-workers", "port": port, "keySets": []}
+    row |= {} if health_port is None else {"healthPort": health_port}
+    labels = {"kubernetes.io/service-name": f"{model}-workers", LABEL_SERVICE: model}
     entries = [
         {
-            "addresses": [one.host],
+            "addresses": [host],
             "conditions": {"ready": True, "serving": True, "terminating": False},
-            "targetRef": {"uid": one.host, "name": f"pod-{one.host}"},
+            "targetRef": {"uid": host, "name": f"pod-{host}"},
         }
-        for one in replicas
+        for host in hosts
     ]
-    metadata = {"name": f"{MODEL}-workers-a", "namespace": NAMESPACE, "labels": labels}
+    metadata = {"name": f"{model}-workers-a", "namespace": NAMESPACE, "labels": labels}
     await kube.put(ENDPOINT_SLICES, {"metadata": metadata, "addressType": "IPv4", "endpoints": entries, "ports": []})
+    routes = {ROUTES_KEY: json.dumps({"version": 1, "models": [row]})}
+    await kube.put(CONFIG_MAPS, {"metadata": {"name": ROUTES_CONFIG_MAP, "namespace": "ryzanstein"}, "data": routes})
 
 
 async def _read(one: GatewayProcess) -> None:

@@ -10,7 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
+from threading import Thread
 from typing import Any, Final
 
 from opentelemetry import context, trace
@@ -72,9 +74,18 @@ class Tracing:
         return traced
 
     async def close(self) -> None:
-        """Send what is left, for a moment at most."""
-        flush = asyncio.to_thread(self._provider.shutdown)
-        await asyncio.wait([asyncio.ensure_future(flush)], timeout=FLUSH_SECONDS)
+        """Send what is left, for a moment at most. On a thread that nobody waits for at the exit: with a collector
+        that is away it would take ten seconds."""
+        loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+
+        def flush() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop did not wait
+                loop.call_soon_threadsafe(flushed.set)
+
+        Thread(target=flush, name="trace flush", daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(flushed.wait(), FLUSH_SECONDS)
 
     async def _trace(self, operation: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
