@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ryzanstein_gateway.balance import Choice, Endpoint, Policy, choose
+from ryzanstein_gateway.balance import Candidate, Choice, Endpoint, Policy, choose
 from ryzanstein_gateway.endpoints import EndpointStore, ServiceKey
 from ryzanstein_gateway.prefix import PrefixMemory
 from ryzanstein_gateway.replica_state import Attempt, ReplicaState, eject_outliers
@@ -68,11 +68,15 @@ class Fleet:
         known.endpoint, known.health_port = endpoint, route.health_port
         return known
 
+    def candidates(self, route: Route) -> list[Candidate]:
+        """Every replica of a route as it stands now."""
+        now = self._clock()
+        return [self.replica(one, route).candidate(now) for one in self.endpoints(route)]
+
     def pick(self, route: Route, tried: Container[str] = (), prefix_keys: Sequence[int] = ()) -> Choice | None:
         """Where to send now, none of `tried`. `prefix_keys`: of the prompt's beginning, where the policy asks for them;
         what is picked is taken to have served them from now on."""
-        now = self._clock()
-        candidates = [self.replica(one, route).candidate(now) for one in self.endpoints(route) if one.host not in tried]
+        candidates = [one for one in self.candidates(route) if one.endpoint.host not in tried]
         turns = self._turns.setdefault((route.namespace, route.service), itertools.count())
         choice = choose(
             candidates,

@@ -74,4 +74,7 @@ class Meter:
         told = usage_in(self._tail)
         if told is not None:
             return told
-        return estimate + self._events if self._outlet.started and exchange.status == 200 else 0
+        if not self._outlet.started or exchange.status != 200:
+            return 0
+        counted = exchange.completion_tokens
+        return estimate + (self._events if counted is None else counted)

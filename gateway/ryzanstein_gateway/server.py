@@ -26,7 +26,7 @@ from ryzanstein_gateway.fleet import Fleet, RouteStore
 from ryzanstein_gateway.grpc_api import Door, GrpcApi, limits
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.kube import Reflector, Source, open_client
-from ryzanstein_gateway.line import Capacity
+from ryzanstein_gateway.line import capacity_of
 from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import Metrics, View
 from ryzanstein_gateway.pipeline import Pipeline
@@ -171,7 +171,7 @@ class Gateway:
         waker = Waker(settings.operator_url, settings.operator_key_file, sender)
         stack.push_async_callback(waker.close)
         return Admission(
-            lambda route: Capacity(len(self._fleet.endpoints(route))),
+            lambda route: capacity_of(self._fleet.candidates(route)),
             Quota(table, settings.replicas),
             waker,
             self._metrics,

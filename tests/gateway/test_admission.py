@@ -21,6 +21,7 @@ from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.shared_table import SharedTable
+from ryzanstein_gateway.vitals import Status
 from ryzanstein_gateway.wake import Waker
 from ryzanstein_worker.contract import HEADER_PRIORITY
 
@@ -322,3 +323,23 @@ async def test_limits_are_divided_among_pods() -> None:
             pass
     assert passed == 5
     table.close()
+
+
+async def test_what_a_replica_cannot_take_waits_here_and_the_first_place_that_is_free_is_its_own(world: World) -> None:
+    one = await world.add_replica()
+    one.step = asyncio.Semaphore(0)
+    await world.route("demo")
+    await world.endpoints("demo", [one])
+    fleet = world.gateway._fleet
+    route = fleet.table.by_model["demo"]
+    (endpoint,) = fleet.endpoints(route)
+    fleet.replica(endpoint, route).told(Status(max_num_seqs=2))
+    asks = [asyncio.create_task(world.ask(**ASK)) for _ in range(5)]
+    await until(lambda: one.running == 3, "a batch of two, and one more that waits there")
+    await until(lambda: world.gateway.admission.waiting("demo") == 2, "the others wait here")
+    one.step.release()
+    await until(lambda: len(one.received) == 4, "the next went on")
+    assert one.running == 3
+    for _ in asks:
+        one.step.release()
+    assert {reply.status_code for reply in await asyncio.gather(*asks)} == {200}
