@@ -117,6 +117,17 @@ class LocalCluster:
         endpoint_slice = {"metadata": metadata, "addressType": "IPv4", "endpoints": entries, "ports": []}
         await self.gateway.kube.put(ENDPOINT_SLICES, endpoint_slice)
 
+    async def until_known(self) -> None:
+        """Wait until the gateway has heard of the model and of replicas, in each of its processes."""
+        async with asyncio.timeout(START_SECONDS):
+            heard = 0
+            while heard < 10 * len(self.gateway.members):  # each process takes its share of new connections
+                async with self.gateway.client() as client:
+                    body = {"model": MODEL, "prompt": "a", "max_tokens": 1}
+                    answer = await client.post("/v1/completions", json=body)
+                heard = heard + 1 if answer.status_code == 200 else 0
+                await asyncio.sleep(0 if heard else 0.05)
+
     async def _route(self) -> None:
         row = {"model": MODEL, "namespace": NAMESPACE, "service": f"{MODEL}-workers", "port": self.port}
         routes = {ROUTES_KEY: json.dumps({"version": 1, "models": [row | {"healthPort": self.health_port}]})}
@@ -135,6 +146,7 @@ async def local_cluster(folder: Path, *, workers: int = 2, **environ: str) -> As
             await asyncio.gather(*(worker.until_ready() for worker in cluster.workers))
             await cluster._route()
             await cluster.announce(cluster.workers)
+            await cluster.until_known()
             yield cluster
         finally:
             for worker in cluster.workers:
