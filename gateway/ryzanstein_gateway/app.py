@@ -16,6 +16,7 @@ from ryzanstein_gateway.auth import ANYONE, Principal, authenticate
 from ryzanstein_gateway.errors import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
+    SHUTTING_DOWN,
     UNKNOWN_URL,
     UPGRADE_REQUIRED,
     Refusal,
@@ -95,6 +96,10 @@ class App:
             await reply.refuse(refused.refusal)
         except ClientGone:
             exchange.status, exchange.outcome = CLIENT_CLOSED, "client_closed"
+        except asyncio.CancelledError:  # the gateway's time to drain is over
+            if reply.started:
+                raise
+            await reply.refuse(SHUTTING_DOWN)
         except Exception:
             _log.exception("request %s failed", exchange.request_id)
             await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))

@@ -127,6 +127,19 @@ async def test_a_stream_that_outlasts_the_drain_ends_in_a_typed_error(
         assert error["code"] == "shutting_down"
 
 
+async def test_a_request_that_still_waits_when_the_drain_is_over_is_told_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path, monkeypatch, drain_seconds=1) as world:
+        await world.route("demo")
+        ask = asyncio.create_task(world.ask(**ASK))
+        await until(lambda: world.gateway.admission.waiting("demo") == 1, "it waits")
+        world.stop.set()
+        reply = await ask
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(reply.headers["retry-after"]) > 0
+
+
 async def test_the_process_drains_on_sigterm_exits_0_and_logs_no_content(tmp_path: Path) -> None:
     port, health, upstream = free_port(), free_port(), free_port()
     write_key(tmp_path / "keys", "default", "key", KEY)
