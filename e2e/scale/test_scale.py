@@ -1,4 +1,6 @@
-"""`kubectl scale` works on the custom resource, down to zero and back."""
+"""`kubectl scale` works on the custom resource, down to zero and back; what is asked meanwhile waits for the replica."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
@@ -7,22 +9,31 @@ from stories import Gateway, service, until
 
 
 def test_kubectl_scale_changes_the_replicas(cluster: ClusterView, gateway: Gateway) -> None:
-    cluster.apply(service("scaled"))
+    cluster.apply(service("scaled", routing={"queueTimeoutSeconds": 300}))
     cluster.wait_ready("scaled", 240)
     cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=2")
     until(240, "two ready replicas", lambda: cluster.service("scaled")["status"]["readyReplicas"] == 2)
     assert cluster.kubectl("get", "rzi/scaled", "-o", "jsonpath={.status.selector}")
-
-    cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=0")
-    until(180, "no pod", lambda: not cluster.pods("scaled"))
     body = {"model": "scaled", "prompt": "x", "max_tokens": 1}
 
     def answer() -> httpx.Response:
-        return httpx.post(f"{gateway.url}/v1/completions", json=body, headers=gateway.headers(), timeout=60)
+        return httpx.post(f"{gateway.url}/v1/completions", json=body, headers=gateway.headers(), timeout=360)
 
-    refused = until(30, "503", lambda: (a := answer()).status_code == 503 and a)
+    def waiting() -> list[str]:
+        return [str(one["message"]) for one in cluster.items("events") if one["reason"] == "RequestsWaiting"]
+
+    cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=0")
+    until(180, "no pod", lambda: not cluster.pods("scaled"))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(answer)
+        assert "spec.replicas is 0" in until(30, "an Event that a request waits", waiting)[-1]
+        assert not asked.done()
+        cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=1")
+        assert asked.result(360).status_code == 200
+
+    cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=0")
+    cluster.patch("scaled", {"spec": {"routing": {"queueTimeoutSeconds": 1}}})
+    until(180, "no pod", lambda: not cluster.pods("scaled"))
+    refused = until(60, "503", lambda: (a := answer()).status_code == 503 and a)
+    assert refused.json()["error"]["code"] == "no_ready_replica"
     assert int(refused.headers["retry-after"]) > 0
-
-    cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=1")
-    cluster.wait_ready("scaled", 240)
-    assert until(30, "an answer", lambda: answer().status_code == 200)
