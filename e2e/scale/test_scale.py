@@ -1,4 +1,4 @@
-"""`kubectl scale` works on the custom resource, down to zero and back; what is asked meanwhile waits for the replica."""
+"""`kubectl scale` works on the custom resource, down to zero and back; who asks meanwhile waits for the replica."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,14 +19,15 @@ def test_kubectl_scale_changes_the_replicas(cluster: ClusterView, gateway: Gatew
     def answer() -> httpx.Response:
         return httpx.post(f"{gateway.url}/v1/completions", json=body, headers=gateway.headers(), timeout=360)
 
-    def waiting() -> list[str]:
-        return [str(one["message"]) for one in cluster.items("events") if one["reason"] == "RequestsWaiting"]
+    def waiting() -> str:
+        of_it = "--field-selector=reason=RequestsWaiting"
+        return cluster.kubectl("get", "events", of_it, "-o", "jsonpath={.items[*].message}")
 
     cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=0")
     until(180, "no pod", lambda: not cluster.pods("scaled"))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(answer)
-        assert "spec.replicas is 0" in until(30, "an Event that a request waits", waiting)[-1]
+        assert "spec.replicas is 0" in until(30, "an Event that a request waits", waiting)
         assert not asked.done()
         cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=1")
         assert asked.result(360).status_code == 200
