@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 class SettingsError(ValueError):
@@ -17,6 +18,22 @@ _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
 @dataclass(frozen=True)
+class Tracing:
+    """Where workers send their traces: an OTLP/HTTP collector's base URL, which may run in namespaces with these labels
+    (none: anywhere). `sample_percent`: of the traces that nobody has decided about before."""
+
+    endpoint: str
+    sample_percent: int = 100
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the endpoint."""
+        parts = urlsplit(self.endpoint)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the operator was told at its start.
 
@@ -24,6 +41,7 @@ class Settings:
     gateway_labels: selector labels of the gateway's pods in `namespace`; only they may call a worker's API.
     metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
     demand_key_file: holds the key with which gateways say that requests wait; None means that none may.
+    tracing: where workers send their traces; None means that they make none.
     hub_endpoint: a mirror that speaks the Hugging Face hub's protocol; empty means the hub itself.
     """
 
@@ -38,6 +56,7 @@ class Settings:
     pod_name: str = "ryzanstein-operator"
     hub_endpoint: str = ""
     demand_key_file: Path | None = None
+    tracing: Tracing | None = None
 
     @property
     def watches_all(self) -> bool:
@@ -58,6 +77,7 @@ class Settings:
             lease_name=_label("RYZANSTEIN_LEASE_NAME", environment.get("RYZANSTEIN_LEASE_NAME") or cls.lease_name),
             hub_endpoint=_url(environment, "RYZANSTEIN_HUB_ENDPOINT"),
             demand_key_file=Path(path) if (path := environment.get("RYZANSTEIN_DEMAND_KEY_FILE")) else None,
+            tracing=_tracing(environment),
             pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
         )
 
@@ -90,6 +110,23 @@ def _url(environment: Mapping[str, str], name: str) -> str:
     if value and not value.startswith(("http://", "https://")):
         raise SettingsError(f"{name} is {value!r}; it must start with http:// or https://.")
     return value
+
+
+def _tracing(environment: Mapping[str, str]) -> Tracing | None:
+    name = "RYZANSTEIN_TRACING_ENDPOINT"
+    endpoint = _url(environment, name)
+    if not endpoint:
+        return None
+    try:
+        named = bool(urlsplit(endpoint).hostname) and urlsplit(endpoint).port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise SettingsError(f"{name} is {endpoint!r}; it must name a host, and its port must be from 1 to 65535.")
+    percent = environment.get("RYZANSTEIN_TRACING_SAMPLE_PERCENT") or "100"
+    if not percent.isascii() or not percent.isdigit() or int(percent) > 100:
+        raise SettingsError(f"RYZANSTEIN_TRACING_SAMPLE_PERCENT is {percent!r}; it must be an integer from 0 to 100.")
+    return Tracing(endpoint, int(percent), _labels(environment, "RYZANSTEIN_TRACING_NAMESPACE_LABELS"))
 
 
 def _pull_policy(environment: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ import operated
 import podsecurity
 from flows import PROMETHEUS, SCRAPES, Flow
 from ryzanstein_gateway.settings import read_settings
+from ryzanstein_operator.desired.traces import trace_environment
 
 # Helm may have to be built first.
 pytestmark = [pytest.mark.helm, pytest.mark.timeout(chart.BUILD_SECONDS + 60)]
@@ -87,6 +88,33 @@ def test_prometheus_reads_metrics_where_the_chart_knows_its_namespace_and_nobody
         assert deployed.passes(Flow(source, target, port, True, ""))
         assert not deployed.passes(Flow(flows.CLIENT, target, port, False, ""))
     assert not deployed.passes(Flow(PROMETHEUS, flows.WORKER, flows.API, False, ""))
+
+
+def test_traces_reach_the_collector_alone_and_only_where_the_chart_knows_one() -> None:
+    told = ['tracing.endpoint="http://collector.monitoring:4318"']
+    labelled = 'tracing.collectorNamespaceLabels={"kubernetes.io/metadata.name":"monitoring"}'
+    inside = operated.Deployed(chart.render(*told, labelled), "ryzanstein")
+    anywhere = operated.Deployed(chart.render(*told), "ryzanstein")
+    nowhere = operated.Deployed(chart.installed(), "ryzanstein")
+    for source in (flows.GATEWAY, flows.WORKER):
+        collector, outside = Flow(source, PROMETHEUS, 4318, True, ""), Flow(source, flows.OUTSIDE, 4318, False, "")
+        assert (inside.passes(collector), inside.passes(outside)) == (True, False)
+        assert (anywhere.passes(collector), anywhere.passes(outside)) == (True, True)
+        assert (nowhere.passes(collector), nowhere.passes(outside)) == (False, False)
+        assert inside.passes(Flow(source, flows.DNS, 53, True, "", "UDP"))
+        assert not inside.passes(Flow(source, PROMETHEUS, 4317, False, ""))
+    assert not inside.passes(Flow(flows.OPERATOR, PROMETHEUS, 4318, False, "")), "it makes no traces"
+
+
+def test_gateway_and_operator_are_told_the_same_of_traces() -> None:
+    manifests = chart.render('tracing={"endpoint":"http://c:4318","samplePercent":7}')
+    gateway = chart.environment(chart.one(manifests, "Deployment", "ryzanstein-gateway"))
+    tracing = operated.settings_of(manifests).tracing
+    assert tracing is not None
+    workers = {one["name"]: one["value"] for one in trace_environment(tracing)}
+    assert gateway.items() >= (workers | {"OTEL_SERVICE_NAME": "ryzanstein-gateway"}).items()
+    assert read_settings(gateway).traces
+    assert operated.settings_of(chart.installed()).tracing is None
 
 
 def test_the_gateway_can_be_closed_to_all_but_some_and_the_api_server_be_named() -> None:
@@ -176,6 +204,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (['gateway.externalUrl="models.example"'], "gateway.externalUrl must be an http:// or https:// URL"),
     (['gateway.externalUrl="https://models.example/v1"'], "leave out the /v1 at its end"),
     (['images.worker.digest="latest"'], "images.worker.digest must be sha256: and 64 hex digits"),
+    (['tracing.endpoint="collector:4318"'], "tracing.endpoint must be an http:// or https:// URL"),
     (['worker.hubEndpoint="hub"'], "worker.hubEndpoint must be an http:// or https:// URL"),
     (
         ["networkPolicy.enabled=false", 'networkPolicy.gatewayFrom=[{"podSelector":{}}]'],

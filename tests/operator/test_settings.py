@@ -2,7 +2,7 @@
 
 import pytest
 
-from ryzanstein_operator.settings import Settings, SettingsError
+from ryzanstein_operator.settings import Settings, SettingsError, Tracing
 
 LEAST = {"RYZANSTEIN_NAMESPACE": "release", "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:1"}
 
@@ -25,6 +25,9 @@ def test_all_that_the_chart_says_is_read() -> None:
             "RYZANSTEIN_LEASE_NAME": "lease",
             "RYZANSTEIN_POD_NAME": "operator-0",
             "RYZANSTEIN_HUB_ENDPOINT": "https://mirror.example/",
+            "RYZANSTEIN_TRACING_ENDPOINT": "http://collector.obs:4318/",
+            "RYZANSTEIN_TRACING_SAMPLE_PERCENT": "5",
+            "RYZANSTEIN_TRACING_NAMESPACE_LABELS": "team=obs",
         }
     )
     assert settings == Settings(
@@ -38,7 +41,33 @@ def test_all_that_the_chart_says_is_read() -> None:
         lease_name="lease",
         pod_name="operator-0",
         hub_endpoint="https://mirror.example",
+        tracing=Tracing("http://collector.obs:4318", 5, {"team": "obs"}),
     )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"), [("http://c:4318", 4318), ("http://c", 80), ("https://c/otlp", 443), ("http://[::1]:1", 1)]
+)
+def test_the_port_of_a_collector_is_told_by_its_url(endpoint: str, port: int) -> None:
+    tracing = Settings.from_environment(LEAST | {"RYZANSTEIN_TRACING_ENDPOINT": endpoint}).tracing
+    assert tracing is not None
+    assert tracing.port == port
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RYZANSTEIN_TRACING_ENDPOINT", "collector:4318"),
+        ("RYZANSTEIN_TRACING_ENDPOINT", "http://"),
+        ("RYZANSTEIN_TRACING_ENDPOINT", "http://c:70000"),
+        ("RYZANSTEIN_TRACING_SAMPLE_PERCENT", "101"),
+        ("RYZANSTEIN_TRACING_SAMPLE_PERCENT", "-1"),
+        ("RYZANSTEIN_TRACING_NAMESPACE_LABELS", "obs"),
+    ],
+)
+def test_a_collector_that_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment(LEAST | {"RYZANSTEIN_TRACING_ENDPOINT": "http://c:4318"} | {name: value})
 
 
 def test_a_star_watches_every_namespace() -> None:

@@ -162,6 +162,20 @@ topologySpreadConstraints:
     - {protocol: TCP, port: 53}
 {{- end }}
 
+{{/* Egress to the collector of traces, if there is one. */}}
+{{- define "ryzanstein.egressTraces" -}}
+{{- with .Values.tracing.endpoint }}
+{{- $url := urlParse . }}
+{{- $usual := ternary "443" "80" (eq $url.scheme "https") }}
+- ports:
+    - {protocol: TCP, port: {{ regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default $usual }}}
+  {{- with $.Values.tracing.collectorNamespaceLabels }}
+  to:
+    - namespaceSelector: {matchLabels: {{ toJson . }}}
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Egress to the API server. By port, since it is no pod: no selector names it in every cluster. */}}
 {{- define "ryzanstein.egressAPIServer" -}}
 - ports:

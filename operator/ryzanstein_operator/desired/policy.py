@@ -9,17 +9,18 @@ from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.metadata import manifest
+from ryzanstein_operator.desired.traces import trace_egress
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
 
 
 def network_policy(service: InferenceService, settings: Settings) -> Manifest:
-    """Nothing in or out but what is listed: requests from the gateway, scrapes, and a hub model's download."""
+    """Nothing in or out but what is listed: requests from the gateway, scrapes, a hub model's download, traces."""
     spec = {
         "podSelector": {"matchLabels": names.selector(service.metadata.name)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": _ingress(settings),
-        "egress": _egress(service, settings),
+        "egress": [*_egress(service, settings), *trace_egress(settings.tracing)],
     }
     return manifest("networking.k8s.io/v1", "NetworkPolicy", service, {"spec": spec})
 

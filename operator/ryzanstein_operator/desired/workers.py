@@ -13,6 +13,7 @@ from ryzanstein_operator.desired.arguments import fetch_arguments, serve_argumen
 from ryzanstein_operator.desired.metadata import manifest
 from ryzanstein_operator.desired.resources import container_resources, fetch_resources
 from ryzanstein_operator.desired.source import MODELS_DIR, VOLUME, Download, model_source
+from ryzanstein_operator.desired.traces import trace_environment
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker.contract import API_PORT, HEALTH_LIVE, HEALTH_PORT, HEALTH_READY
 
@@ -102,9 +103,11 @@ def _worker(service: InferenceService, settings: Settings) -> Manifest:
     mounts: list[Manifest] = [{"name": name, "mountPath": path} for name, (path, _) in _SCRATCH.items()]
     if source.volume:
         mounts.append({"name": VOLUME, "mountPath": MODELS_DIR, "readOnly": True})
+    container = _container(CONTAINER, service.spec, settings)
     return {
-        **_container(CONTAINER, service.spec, settings),
+        **container,
         "args": serve_arguments(service, source),
+        "env": [*container["env"], *trace_environment(settings.tracing)],
         "ports": [{"name": "api", "containerPort": API_PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
         "resources": container_resources(service.spec),
         "volumeMounts": mounts,
