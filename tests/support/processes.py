@@ -15,6 +15,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def started_at(pid: int) -> int:
+    """The moment at which the process began, in the kernel's clock ticks: with the id it names one process for ever."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
 def children(pid: int) -> list[int]:
     """Direct children, zombies too."""
     return [

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -77,11 +79,43 @@ async def test_a_client_that_leaves_gives_back_all_it_held(
     assert await _aborted(worker) == aborted + count * choices
 
 
-async def test_many_leavers_leave_nothing_behind(worker: WorkerProcess) -> None:
-    for _ in range(4):
-        clients = await asyncio.gather(*(_open(worker, {"stream": True}) for _ in range(25)))
-        reader, _ = clients[0]
-        await asyncio.wait_for(reader.readuntil(b"data:"), timeout=20)
-        for _, writer in clients:
-            writer.transport.abort()
-    await _until(worker, idle=True, seconds=5)
+def _held(pid: int) -> tuple[int, int]:
+    """Descriptors and threads of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _memory(pid: int) -> int:
+    """Bytes in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _leave(worker: WorkerProcess, count: int) -> None:
+    """As many clients, of every kind, that leave once the first of them is served."""
+    kinds: list[dict[str, object]] = [
+        {"stream": True},
+        {"stream": False},
+        {"stream": True, "n": 2},
+        {"stream": False, "prompt": [7] * 400},
+    ]
+    clients = await asyncio.gather(*(_open(worker, kinds[n % 4] | {"max_tokens": 100}) for n in range(count)))
+    reader, _ = clients[0]
+    await asyncio.wait_for(reader.readuntil(b"data:"), timeout=20)
+    for _, writer in clients:
+        writer.transport.abort()
+    await _until(worker, idle=True, seconds=10)
+
+
+async def test_hundreds_of_leavers_leave_nothing_behind(worker: WorkerProcess) -> None:
+    pids = (worker.process.pid, *worker.ranks())
+    await _leave(worker, 40)
+    held, memory = [_held(pid) for pid in pids], [_memory(pid) for pid in pids]
+    aborted = await _aborted(worker)
+    for _ in range(8):
+        await _leave(worker, 40)
+    assert await _aborted(worker) == aborted + 8 * (40 + 10)  # those of n=2 count twice
+    deadline = time.monotonic() + 5
+    while [_held(pid) for pid in pids] != held:
+        assert time.monotonic() < deadline, (held, [_held(pid) for pid in pids])
+        await asyncio.sleep(0.05)
+    grown = [now - before for now, before in zip(map(_memory, pids), memory, strict=True)]
+    assert max(grown) < 16 << 20, grown

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from processes import started_at
 from worker_process import MODEL_NAME, WorkerProcess
 
 COMPLETIONS = "/v1/completions"
@@ -147,7 +148,7 @@ def _good(http: httpx.Client) -> bytes:
 
 
 def test_the_corpus_harms_only_itself(worker: WorkerProcess, http: httpx.Client) -> None:
-    ranks, alone = worker.ranks(), _good(http)
+    processes, alone = _processes(worker), _good(http)
     faults = []
     with _good_requests(http) as texts:
         for poison in CORPUS:
@@ -158,7 +159,12 @@ def test_the_corpus_harms_only_itself(worker: WorkerProcess, http: httpx.Client)
     assert not faults, "\n".join(faults)
     assert texts
     assert set(texts) == {alone}
-    assert worker.ranks() == ranks
+    assert _processes(worker) == processes
+
+
+def _processes(worker: WorkerProcess) -> list[tuple[int, int]]:
+    """The worker's processes, each with the moment at which it began."""
+    return [(pid, started_at(pid)) for pid in (worker.process.pid, *worker.ranks())]
 
 
 def _fault(poison: Poison, answer: httpx.Response) -> str | None:

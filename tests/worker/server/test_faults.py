@@ -1,0 +1,139 @@
+"""FAULTS.md's cases 4 and 7 against a whole worker: what is frozen is told, what is merely busy is left alone."""
+
+import asyncio
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from processes import started_at, wait_until
+from ryzanstein_worker.contract import EXIT_GROUP_LOST
+from tiny_model import write_tiny_model
+from worker_process import MODEL_NAME, WorkerProcess, serve_worker
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
+
+LIVE_SECONDS = 15.0
+"""Within which a probe must tell of a frozen engine, at the default settings."""
+LONG_PROMPT = [n % 300 for n in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its prefill takes long, but no layer does: so many layers."""
+    return write_tiny_model(
+        tmp_path_factory.mktemp("deep"),
+        num_layers=128,
+        hidden_size=64,
+        intermediate_size=256,
+        max_position_embeddings=2048,
+    )
+
+
+def _status(worker: WorkerProcess) -> dict[str, Any]:
+    status: dict[str, Any] = httpx.get(f"{worker.health}/health/status", timeout=5).json()
+    return status
+
+
+def _is_live(worker: WorkerProcess) -> bool:
+    try:
+        return httpx.get(f"{worker.health}/health/live", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _ask(worker: WorkerProcess, fields: dict[str, Any]) -> httpx.Response:
+    body = {"model": MODEL_NAME, "ignore_eos": True} | fields
+    return httpx.post(f"{worker.api}/v1/completions", json=body, timeout=100)
+
+
+@pytest.mark.parametrize(("ranks", "victim"), [(1, 0), (2, 0), (2, 1)])
+def test_a_frozen_engine_is_told_while_the_http_process_lives(model_dir: Path, ranks: int, victim: int) -> None:
+    with serve_worker(model_dir, "--tensor-parallel-size", str(ranks)) as worker:
+        pids = worker.ranks()
+        assert len(pids) == ranks
+        epoch = _status(worker)["epoch"]
+        os.kill(pids[victim], signal.SIGSTOP)
+        start = time.monotonic()
+        # The gateway can know long before the probe does: the status shows how old the latest sign is.
+        wait_until(lambda: _status(worker)["beat_age"] > 3.0, 8.0, "the age of the heartbeat grows")
+        assert _status(worker)["epoch"] == epoch
+        wait_until(lambda: not _is_live(worker), LIVE_SECONDS, "the probe tells of it")
+        assert time.monotonic() - start < LIVE_SECONDS
+        assert worker.wait(10) == EXIT_GROUP_LOST
+
+
+@contextmanager
+def _watched(worker: WorkerProcess) -> Iterator[list[tuple[bool, dict[str, Any]]]]:
+    """What both pages say all the while."""
+    seen: list[tuple[bool, dict[str, Any]]] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        with httpx.Client(base_url=worker.health, timeout=5) as client:
+            while not done.wait(0.1):
+                live = client.get("/health/live").status_code == 200
+                seen.append((live, client.get("/health/status").json()))
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            done.set()
+            watching.result(30)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_saturated_engine_in_long_prefills_is_never_called_dead(deep_model: Path, ranks: int) -> None:
+    hang = 1.0
+    flags = ("--tensor-parallel-size", str(ranks), "--hang-timeout-seconds", str(hang), "--max-num-seqs", "2")
+    fresh = itertools.count()  # no prompt is in the prefix cache
+
+    with serve_worker(deep_model, *flags, "--max-num-batched-tokens", "2100", "--num-kv-blocks", "256") as worker:
+        processes = [(pid, started_at(pid)) for pid in worker.ranks()]
+        enough = time.monotonic() + 3 * hang
+
+        def ask(_: int) -> set[int]:
+            codes: set[int] = set()
+            while not codes or time.monotonic() < enough:
+                codes.add(_ask(worker, {"prompt": [next(fresh) % 300, *LONG_PROMPT], "max_tokens": 2}).status_code)
+            return codes
+
+        with _watched(worker) as seen, ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(ask, range(3))) == [{200}] * 3
+        assert len(seen) > 10
+        assert all(live for live, _ in seen)
+        assert len({status["epoch"] for _, status in seen}) == 1
+        assert max(status["waiting"] for _, status in seen) >= 1, "it was not saturated"
+        assert max(status["beat_age"] for _, status in seen) < hang
+        assert [(pid, started_at(pid)) for pid in worker.ranks()] == processes
+
+
+async def test_a_client_that_leaves_in_prefill_is_gone_at_the_next_step(tmp_path: Path) -> None:
+    # Steps of 64 tokens, the prompt takes 47. Within a second on an idle machine; here others may use the cores.
+    model = write_tiny_model(tmp_path, num_layers=16, hidden_size=64, max_position_embeddings=4096)
+    with serve_worker(model, "--max-num-batched-tokens", "64", "--num-kv-blocks", "256") as worker:
+        for stream in (True, False):
+            body = {"model": MODEL_NAME, "prompt": LONG_PROMPT * 3, "max_tokens": 900, "stream": stream}
+            async with httpx.AsyncClient(timeout=60) as client:
+                asked = asyncio.create_task(client.post(f"{worker.api}/v1/completions", json=body))
+                while (await asyncio.to_thread(_status, worker))["running"] == 0:
+                    await asyncio.sleep(0.01)
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+            left = time.monotonic()
+            while (status := await asyncio.to_thread(_status, worker))["running"] or status["kv_cache_usage"]:
+                assert time.monotonic() - left < 5.0, status
+                await asyncio.sleep(0.01)
+            text = (await asyncio.to_thread(httpx.get, f"{worker.health}/metrics")).text
+            assert f'ryzanstein_generation_tokens_total{{model_name="{MODEL_NAME}"}} 0.0' in text, "not in prefill"
