@@ -96,7 +96,7 @@ def test_memory_stays_within_its_bound_whatever_is_asked() -> None:
     tracemalloc.start()
     try:
         memory = PrefixMemory()
-        for number in range(CAPACITY // 8):
+        for number in range(CAPACITY // 14):
             memory.remember(f"10.0.{number % 7}.1", [number * 100 + piece for piece in range(16)])
         assert len(memory) == CAPACITY
         assert tracemalloc.get_traced_memory()[0] < 24 * 1024 * 1024
