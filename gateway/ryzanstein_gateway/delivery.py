@@ -4,6 +4,7 @@ Knows replies and event streams; does not choose replicas and does not decide wh
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from ryzanstein_worker.contract import (
     HEADER_LOST,
     HEADER_NOT_STARTED,
     HEADER_REQUEST_ID,
+    HEADER_USAGE,
 )
 
 MAX_HELD_REPLY_BYTES: Final = 1024 * 1024
@@ -33,6 +35,7 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _NOT_STARTED: Final = HEADER_NOT_STARTED.encode()
 _LOST: Final = HEADER_LOST.encode()
 _JOURNAL: Final = HEADER_JOURNAL.encode()
+_USAGE: Final = re.compile(rb"(\d{1,9})(?: (\d{1,9}))?")
 _CONTENT_TYPE: Final = b"content-type"
 
 # What goes up is a list of what may, so that no credential and no header of ours can slip through.
@@ -43,7 +46,7 @@ _KEPT_BACK: Final = frozenset(
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
         *("te", "trailer", "transfer-encoding", "upgrade"),  # hop by hop
         *("date", "server", HEADER_REQUEST_ID, HEADER_NOT_STARTED, HEADER_CACHE_SALT),  # ours to say
-        *(HEADER_JOURNAL, HEADER_LOST),
+        *(HEADER_JOURNAL, HEADER_LOST, HEADER_USAGE),
     )
 )
 
@@ -109,6 +112,7 @@ class Delivery:
         lost = response.header(_LOST)
         if response.status == 503 and lost is not None:
             return Ending.DRAIN if lost == Ending.DRAIN.value.encode() else Ending.CRASH
+        self._note_usage(response.header(HEADER_USAGE.encode()))
         if response.status == 200 and (response.header(_CONTENT_TYPE) or b"").startswith(_EVENT_STREAM):
             return await self._events(response, replica, attempt, sent_at)
         if self.resuming():
@@ -185,6 +189,12 @@ class Delivery:
         if self.lost_at is not None:
             self.gaps.append(self._wrote_at - self.lost_at)
             self.lost_at = None
+
+    def _note_usage(self, header: bytes | None) -> None:
+        """For the access log. Of a stream the answer's tokens are counted by its journal."""
+        if header is not None and (match := _USAGE.fullmatch(header)) is not None:
+            self.exchange.prompt_tokens = int(match[1])
+            self.exchange.completion_tokens = int(match[2]) if match[2] else None
 
     def _splitter(self, header: bytes | None) -> Splitter | None:
         """None where a stream is to be continued and the replica does not do so."""

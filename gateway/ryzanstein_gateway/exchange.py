@@ -40,8 +40,9 @@ class Exchange:
     tries: int = 0
     migrations: int = 0
     prompt_tokens: int | None = None
+    """As the replica says; None where it does not."""
     completion_tokens: int | None = None
-    """As counted from the journal; None for what is not streamed."""
+    """Of a stream as counted from its journal, else as the replica says; None where it does neither."""
     queued: float = 0.0
     """Seconds that it waited to be let in."""
     key_id: str = ""

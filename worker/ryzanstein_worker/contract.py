@@ -45,6 +45,10 @@ HEADER_LOST: Final = "x-ryzanstein-lost"
 """On a worker's 503: "crash" or "drain". The request ran, and nothing of its answer was sent: its engine is gone, or
 the time to drain is over. Another replica may take it anew."""
 
+HEADER_USAGE: Final = "x-ryzanstein-usage"
+"""On a worker's answer: the prompt's tokens, and after a space, where the answer is in one piece, its own. For the
+gateway's log and traces, which read no answer; clients do not see it."""
+
 # --- The journal: what lets another replica continue a stream (docs/failover.md) ----------------------
 HEADER_JOURNAL: Final = "x-ryzanstein-journal"
 """Asked for by the gateway with "1" on a request that streams. The worker's reply then carries it as

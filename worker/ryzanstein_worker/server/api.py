@@ -126,7 +126,8 @@ async def _answer(
         journal = request.headers.get(contract.HEADER_JOURNAL) == "1"
         return EventStream(run, service.stream(run), error_response, journal=journal)
     answer = await unless_gone(request.receive, service.whole(run))
-    return Response(answer.to_json(), media_type="application/json")
+    usage = {contract.HEADER_USAGE: f"{run.prompt_tokens} {answer.usage.completion_tokens}"} if answer.usage else None
+    return Response(answer.to_json(), headers=usage, media_type="application/json")
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -58,7 +58,7 @@ class Renderer(Protocol):
         """The chunk that carries the usage and no choice."""
         ...
 
-    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Answer:
+    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Whole:
         """The answer in one piece."""
         ...
 
@@ -81,7 +81,7 @@ class CompletionRenderer:
     def last(self, usage: wire.Usage) -> wire.Answer:
         return self._answer([]).model_copy(update={"usage": usage})
 
-    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Answer:
+    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Whole:
         choices = [self._choice(index, own) for index, own in enumerate(_by_choice(deltas, num_choices))]
         return self._answer(choices).model_copy(update={"usage": usage})
 
@@ -132,7 +132,7 @@ class ChatRenderer:
     def last(self, usage: wire.Usage) -> wire.Answer:
         return self._chunk([]).model_copy(update={"usage": usage})
 
-    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Answer:
+    def whole(self, deltas: Sequence[Delta], num_choices: int, usage: wire.Usage) -> wire.Whole:
         head = self._head
         choices = []
         for index, own in enumerate(_by_choice(deltas, num_choices)):

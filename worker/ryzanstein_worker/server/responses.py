@@ -123,3 +123,7 @@ class Model(Answer):
 class ModelList(Answer):
     object: Literal["list"]
     data: list[Model]
+
+
+Whole = Completion | ChatCompletion
+"""An answer in one piece."""

@@ -18,7 +18,7 @@ from ryzanstein_worker.server.errors import ApiError, context_exceeded, model_no
 from ryzanstein_worker.server.generate import Delta, follow, merge
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, GenerationRequest
 from ryzanstein_worker.server.quarantine import Hold, Quarantine
-from ryzanstein_worker.server.responses import Answer, Model
+from ryzanstein_worker.server.responses import Answer, Model, Whole
 from ryzanstein_worker.server.resume import Resume
 from ryzanstein_worker.server.run import Caller, Run, RunBuilder
 from ryzanstein_worker.server.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ class Service:
         if run.include_usage:
             yield Piece([run.renderer.last(tally.usage())])
 
-    async def whole(self, run: Run) -> Answer:
+    async def whole(self, run: Run) -> Whole:
         """The answer in one piece. Raises ApiError."""
         tally = run.tally()
         kept: list[Delta] = []

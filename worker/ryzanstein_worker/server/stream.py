@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ryzanstein_worker.contract import HEADER_JOURNAL, MARK_COMMIT, MARK_LOST_CRASH, MARK_LOST_DRAIN
+from ryzanstein_worker.contract import HEADER_JOURNAL, HEADER_USAGE, MARK_COMMIT, MARK_LOST_CRASH, MARK_LOST_DRAIN
 from ryzanstein_worker.server import errors
 from ryzanstein_worker.server.errors import ApiError
 from ryzanstein_worker.server.generate import Delta
@@ -66,7 +66,7 @@ class EventStream(Response):
     def __init__(
         self, run: Run, pieces: AsyncGenerator[Piece, None], refuse: Callable[[ApiError], Response], *, journal: bool
     ) -> None:
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no", HEADER_USAGE: str(run.prompt_tokens)}
         if journal:
             headers[HEADER_JOURNAL] = f"{run.id} {run.created} {run.seed}"
         super().__init__(headers=headers)
