@@ -64,6 +64,7 @@ class Proxy:
         self._patience = settings.replica_wait_seconds
         self._budget = RetryBudget(percent=settings.retry_percent, reserve=settings.retry_reserve)
         self._strikes = Strikes()
+        self._in_flight = 0
         self._clock = clock
 
     async def forward(self, errand: Errand, exchange: Exchange, outlet: Outlet) -> None:
@@ -72,6 +73,7 @@ class Proxy:
             raise Refused(QUARANTINED)
         delivery = Delivery(errand, exchange, outlet, self._clock)
         self._budget.request(self._clock())
+        self._in_flight += 1
         try:
             async with asyncio.timeout(self._limit):
                 await self._deliver(delivery)
@@ -83,6 +85,7 @@ class Proxy:
                 await delivery.fail(SHUTTING_DOWN)
             raise
         finally:
+            self._in_flight -= 1
             exchange.migrations = delivery.losses.migrations
             if delivery.journal is not None:
                 exchange.completion_tokens = delivery.journal.num_tokens
@@ -125,7 +128,7 @@ class Proxy:
                 tried.clear()
                 continue
             if ending is not None:
-                if not moving and not self._budget.spend(self._clock(), self._fleet.in_flight()):
+                if not moving and not self._budget.spend(self._clock(), self._in_flight):
                     return ending, None
                 self._metrics.upstream_retries.labels(ending.value).inc()
             tried.add(endpoint.host)
@@ -195,7 +198,7 @@ class Proxy:
             if self._strikes.add(print_, endpoint.host, self._clock()) >= MOST_STRIKES:
                 step = Step.QUARANTINE
         if step is Step.MIGRATE:
-            allowed = delivery.can_move() and self._budget.spend(self._clock(), self._fleet.in_flight())
+            allowed = delivery.can_move() and self._budget.spend(self._clock(), self._in_flight)
             step = step if allowed else Step.GIVE_UP
         outcome = step.value if step is not Step.MIGRATE else "resumed" if delivery.resuming() else "anew"
         self._metrics.migrations.labels(delivery.errand.route.model, ending.value, outcome).inc()

@@ -100,6 +100,10 @@ class World:
         fleet = self.gateway._fleet
         return {(one.host, one.leaving) for one in fleet.endpoints(fleet.table.by_model[model])}
 
+    def forget(self) -> None:
+        """Let the gateway forget what it holds against replicas."""
+        self.gateway._fleet._replicas.clear()
+
     def in_flight(self, one: Replica) -> int:
         """Requests that the gateway has at a replica."""
         known = self.gateway._fleet._replicas.get(one.host)

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, HEADER_NOT_STARTED
+from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, HEADER_NOT_STARTED, HEALTH_STATUS
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,7 +40,14 @@ class Replica:
         self.running = 0
         self.left = asyncio.Event()
         """Set when a request was broken off from the other side."""
+        self.health: dict[str, Any] = {"phase": "serving", "ready": True, "epoch": "a", "beat_age": 0.0}
+        """What its health page says, once it has one."""
+        self.mute = False
+        """Whether the page is never answered."""
+        self.checks = 0
+        """How often the page was asked for."""
         self._runner: web.AppRunner | None = None
+        self._pages: list[web.AppRunner] = []
 
     async def start(self) -> None:
         """Listen."""
@@ -51,8 +58,29 @@ class Replica:
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()
 
+    async def show_health(self, port: int) -> None:
+        """From now on there is a health page."""
+        app = web.Application()
+        app.router.add_get(HEALTH_STATUS, self._page)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, self.host, port).start()
+        self._pages.append(runner)
+
+    async def hide_health(self) -> None:
+        """From now on nobody listens there."""
+        while self._pages:
+            await self._pages.pop().cleanup()
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        self.checks += 1
+        if self.mute:
+            await asyncio.Event().wait()
+        return web.json_response(self.health)
+
     async def stop(self) -> None:
         """Stop listening and break off what runs, as a killed process does."""
+        await self.hide_health()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
