@@ -6,14 +6,18 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from websockets.asyncio.client import connect
 
 from certificates import Authority, mount, serial_of
 from gateway_world import KEY, World, open_world, until
 from ryzanstein_gateway.settings import SettingsError, read_settings
 from ryzanstein_gateway.tls import BrokenPairError, Certificate, Pair, certificate_of, new_context, read_pair
+from ryzanstein_worker.contract import REALTIME
 
 ASK: dict[str, Any] = {"model": "demo", "messages": [], "stream": True}
 AUTHORITY = Authority()
@@ -93,6 +97,47 @@ async def test_certificates_change_under_load_and_no_request_fails(
                     await asyncio.sleep(0.01)
         done.set()
         await asyncio.gather(*clients)
+
+
+async def test_websocket_and_grpc_speak_tls_with_the_same_certificate_and_take_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.tls.POLL_SECONDS", 0.05)
+    chain, key = mount(tmp_path / "tls", AUTHORITY.pair())
+    bearer = {"authorization": f"Bearer {KEY}"}
+
+    async def check(channel: grpc.aio.Channel) -> int:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        return int(answer.status)
+
+    def channel_of(world: World, authority: Authority) -> grpc.aio.Channel:
+        trusted = grpc.ssl_channel_credentials(authority.pem)
+        # Each with a connection of its own.
+        return grpc.aio.secure_channel(
+            f"127.0.0.1:{world.gateway.grpc_port}", trusted, (("grpc.use_local_subchannel_pool", 1),)
+        )
+
+    async def greet(world: World, authority: Authority) -> None:
+        url = f"wss://127.0.0.1:{world.gateway.port}{REALTIME}"
+        async with connect(url, ssl=authority.client_context(), additional_headers=bearer) as socket:
+            await socket.send('{"type": "cancel", "id": "nothing"}')
+
+    async with open_world(tmp_path, monkeypatch, tls_cert_file=chain, tls_key_file=key) as world:
+        await greet(world, AUTHORITY)
+        async with channel_of(world, AUTHORITY) as before:
+            assert await check(before) == health_pb2.HealthCheckResponse.SERVING
+            other = Authority()
+            pair = other.pair()
+            mount(tmp_path / "tls", pair)
+            await until(lambda: world.gateway._certificate.pair == Pair(*pair), "it is taken")  # type: ignore[union-attr]
+            await greet(world, other)
+            async with channel_of(world, other) as after:
+                assert await check(after) == health_pb2.HealthCheckResponse.SERVING
+            assert await check(before) == health_pb2.HealthCheckResponse.SERVING, "what was open goes on"
+            async with channel_of(world, AUTHORITY) as late:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await check(late)
 
 
 async def test_plain_http_and_old_tls_are_refused_and_probes_stay_plain(
