@@ -164,6 +164,7 @@ class ChoiceTrace:
         self._steps: list[tuple[float, int]] = []
         self._num_steps = 0
         self._tokens = 0
+        self._epoch = 0  # of the monotonic clock, in nanoseconds since 1970; one for all, so that spans meet
 
     def step(self, now: float, tokens: int, first_scheduled: float | None) -> None:
         """The engine gave tokens, of one step or of several whose outputs came together."""
@@ -183,6 +184,7 @@ class ChoiceTrace:
         if not self._request.span.get_span_context().trace_flags.sampled:
             return
         now = time.monotonic()
+        self._epoch = time.time_ns() - round(now * 1e9)
         queued_until = self._scheduled if self._scheduled is not None else self._first or now
         self._span("engine.queue", self._arrival, queued_until, {})
         if self._scheduled is not None:
@@ -203,20 +205,18 @@ class ChoiceTrace:
             }
         )
         for moment, tokens in self._steps:
-            span.add_event("step", {"tokens": tokens}, _wall(moment))
+            span.add_event("step", {"tokens": tokens}, self._wall(moment))
         if reason in ("error", "abort"):
             span.set_status(StatusCode.ERROR if reason == "error" else StatusCode.UNSET)
-        span.end(_wall(self._last))
+        span.end(self._wall(self._last))
 
     def _span(self, name: str, begin: float, end: float, attributes: dict[str, Any]) -> None:
         span = self._start(name, begin)
         span.set_attributes(attributes)
-        span.end(_wall(end))
+        span.end(self._wall(end))
 
     def _start(self, name: str, begin: float) -> trace.Span:
-        return self._request.tracer.start_span(name, self._request.context, start_time=_wall(begin))
+        return self._request.tracer.start_span(name, self._request.context, start_time=self._wall(begin))
 
-
-def _wall(moment: float) -> int:
-    """Nanoseconds since 1970 of a moment of the monotonic clock."""
-    return time.time_ns() - round((time.monotonic() - moment) * 1e9)
+    def _wall(self, moment: float) -> int:
+        return self._epoch + round(moment * 1e9)
