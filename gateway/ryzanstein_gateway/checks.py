@@ -1,4 +1,4 @@
-"""Asks every replica each second how it is, and acts on what that means for what already runs there.
+"""Asks every replica every second how it is, and acts on what that means for what already runs there.
 
 Knows the health port and its page; what a page means is decided in vitals. A replica is asked over one connection
 that is kept.
@@ -18,13 +18,13 @@ from ryzanstein_gateway.replica_state import ReplicaState
 from ryzanstein_gateway.vitals import Outcome, Status
 from ryzanstein_worker.contract import HEALTH_STATUS
 
-CHECK_SECONDS: Final = 1.0
 TIMEOUT_SECONDS: Final = 1.0
 _JITTER_SECONDS: Final = 0.1
 _AT_ONCE: Final = 128
 _LATE_SECONDS: Final = 0.25
 """Where this process itself was held up for so long, an answer that did not come in time says nothing."""
-_ROUNDS_PER_EJECTION: Final = 10
+_LOOK_SECONDS: Final = 10.0
+"""How often replicas are compared with each other."""
 _MOST_BYTES: Final = 16 * 1024
 
 _log = logging.getLogger(__name__)
@@ -33,39 +33,40 @@ _log = logging.getLogger(__name__)
 class Checker:
     """One for the process; `run` never returns."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, metrics: Metrics, seconds: float) -> None:
         self._fleet = fleet
         self._metrics = metrics
+        self._seconds = seconds
         self._decoder = msgspec.json.Decoder(Status)
         self._gate = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
-        """Check, for ever: a round each second, or as long as the slowest check takes."""
-        connector = aiohttp.TCPConnector(limit=0, use_dns_cache=False, keepalive_timeout=4 * CHECK_SECONDS)
+        """Check, for ever: a round every `seconds`, or as long as the slowest check takes."""
+        connector = aiohttp.TCPConnector(limit=0, use_dns_cache=False, keepalive_timeout=4 * self._seconds)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         async with aiohttp.ClientSession(
             connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         ) as session:
             loop = asyncio.get_running_loop()
-            rounds = 0
+            look_at = loop.time() + _LOOK_SECONDS
             while True:
-                due = loop.time() + CHECK_SECONDS
+                due = loop.time() + self._seconds
                 try:
                     await self._round(session)
-                    self._review(rounds)
+                    self._give_up_stalled()
+                    if loop.time() >= look_at:
+                        look_at = loop.time() + _LOOK_SECONDS
+                        self._metrics.ejections.inc(self._fleet.eject_outliers())
                 except Exception:  # without checks a dead replica would be chosen for ever
                     _log.exception("a round of health checks failed")
-                rounds += 1
                 await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _round(self, session: aiohttp.ClientSession) -> None:
         await asyncio.gather(*(self._check(session, one) for one in self._fleet.to_check()))
 
-    def _review(self, rounds: int) -> None:
+    def _give_up_stalled(self) -> None:
         if stalled := self._fleet.give_up_stalled():
             _log.warning("took %d requests from replicas that show no sign of life", stalled)
-        if rounds % _ROUNDS_PER_EJECTION == _ROUNDS_PER_EJECTION - 1 and (ejected := self._fleet.eject_outliers()):
-            self._metrics.ejections.inc(ejected)
 
     async def _check(self, session: aiohttp.ClientSession, replica: ReplicaState) -> None:
         await asyncio.sleep(random.uniform(0, _JITTER_SECONDS))

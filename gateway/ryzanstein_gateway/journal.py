@@ -15,6 +15,7 @@ from ryzanstein_worker.contract import MARK_COMMIT, MARK_LOST_CRASH, MARK_LOST_D
 MAX_HELD_BYTES: Final = 4 * 1024 * 1024
 """Most of a stream that waits for its marker, or for an event's end: one piece of output is far smaller."""
 _END: Final = b"\n\n"
+_ENDS: Final = (_END, b"\r\n\r\n", b"\r\r")
 _DONE: Final = b"data: [DONE]"
 _ERROR: Final = b"event: error"
 
@@ -32,8 +33,6 @@ class Closing(Enum):
     LOST_DRAIN = "drain"
 
 
-_TAIL_BYTES: Final = 24
-"""Enough for [DONE], the line's end before it and the event's end after it."""
 _LOST: Final = {MARK_LOST_CRASH: Closing.LOST_CRASH, MARK_LOST_DRAIN: Closing.LOST_DRAIN}
 
 
@@ -71,6 +70,8 @@ class Journal:
         """Write down what a marker says, which comes without its first word. Raises StreamError."""
         try:
             index, num_cached, *token_ids = map(int, marker.split())
+            if index < 0:
+                raise ValueError(index)
             choice = self.choices.get(index)
             if choice is None:
                 choice = self.choices[index] = Choice()
@@ -141,12 +142,13 @@ class EventSplitter:
         if self.closing is not None:
             return b""
         data = self._held + piece if self._held else piece
-        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in (_END, b"\r\n\r\n", b"\r\r"))
+        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in _ENDS)
         whole, self._held = data[:cut], data[cut:]
         if len(self._held) > MAX_HELD_BYTES:
             raise StreamError("An event of a replica's stream does not end.")
-        if _ends_with_done(whole):
-            self.closing = Closing.DONE
+        if _DONE in whole and (done := _end_of_done(whole)):
+            self.closing, self._held = Closing.DONE, b""
+            return whole[:done]
         return whole
 
 
@@ -158,7 +160,11 @@ def _told(event: bytes) -> Closing | None:
     return _LOST.get(event)
 
 
-def _ends_with_done(events: bytes) -> bool:
-    """Whether the last event is [DONE]. Not a text that says so: in JSON no line begins inside of a string."""
-    tail = events[-_TAIL_BYTES:].rstrip(b"\r\n")
-    return tail.endswith((b"\n" + _DONE, b"\r" + _DONE)) or tail == _DONE == events.rstrip(b"\r\n")
+def _end_of_done(events: bytes) -> int:
+    """Where the event [DONE] ends; 0 where it is but a text that says so: in JSON no line begins inside of a string."""
+    at = events.find(_DONE)
+    while at > 0 and events[at - 1] not in b"\r\n":
+        at = events.find(_DONE, at + 1)
+    if at < 0:
+        return 0
+    return min(found + len(end) for end in _ENDS if (found := events.find(end, at)) >= 0)

@@ -69,7 +69,7 @@ class ReplicaState:
         """What speaks against sending a request there, in one word; nothing where it is sound."""
         if self.endpoint.leaving:
             return "leaving"
-        why = self.vitals.why(now)
+        why = self.vitals.why()
         if why is not Why.NOTHING:
             return why.value
         if self.shunned_until > now:

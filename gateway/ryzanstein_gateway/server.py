@@ -124,7 +124,8 @@ class Gateway:
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
-            chores.append(background.create_task(Checker(self._fleet, self._metrics).run()))
+            checker = Checker(self._fleet, self._metrics, self._settings.check_seconds)
+            chores.append(background.create_task(checker.run()))
             if self._certificate:
                 chores.append(background.create_task(self._certificate.watch()))
             if self._place:

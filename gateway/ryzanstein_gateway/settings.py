@@ -44,6 +44,8 @@ class Settings:
     request_timeout_seconds: float = 600.0
     connect_timeout_seconds: float = 2.0
     keep_alive_seconds: float = 65.0
+    check_seconds: float = 1.0
+    """How often each replica's health page is read."""
     replica_wait_seconds: float = 10.0
     """How long a request that has lost its replica waits for another to take it."""
     retry_percent: int = 10
@@ -109,6 +111,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             environ, "RYZANSTEIN_REALTIME_MAX_REQUESTS", Settings.realtime_max_requests, 1, 1024
         ),
         realtime_idle_seconds=_seconds(environ, "RYZANSTEIN_REALTIME_IDLE_SECONDS", Settings.realtime_idle_seconds),
+        check_seconds=_seconds(environ, "RYZANSTEIN_HEALTH_CHECK_SECONDS", Settings.check_seconds),
         replica_wait_seconds=_seconds(environ, "RYZANSTEIN_REPLICA_WAIT_SECONDS", Settings.replica_wait_seconds),
         retry_percent=_integer(environ, "RYZANSTEIN_RETRY_PERCENT", Settings.retry_percent, 0, 100),
         retry_reserve=_integer(environ, "RYZANSTEIN_RETRY_RESERVE", Settings.retry_reserve, 0, 1_000_000),

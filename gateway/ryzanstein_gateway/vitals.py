@@ -78,11 +78,11 @@ class Vitals:
         """The page could not be read."""
         return replace(self, failed=self._remembered(failed=True), refused=outcome is Outcome.REFUSED)
 
-    def why(self, now: float) -> Why:
+    def why(self) -> Why:
         """What speaks against sending a request there."""
         if self.status is None:
             return Why.NOTHING
-        if self.refused or sum(self.failed) >= FAILURES_TO_LEAVE:
+        if self._unreachable():
             return Why.UNREACHABLE
         if self.status.phase == "draining":
             return Why.DRAINING
@@ -92,9 +92,12 @@ class Vitals:
 
     def stalled(self, now: float) -> bool:
         """Whether there has been no sign of life for so long that what runs there should go elsewhere."""
-        if self.status is None or self.why(now) not in (Why.UNREACHABLE, Why.LAGGING):
+        if self.status is None or not (self._unreachable() or self.status.beat_age > LAG_SECONDS):
             return False
         return now - (self.told_at - self.status.beat_age) >= STALL_SECONDS
+
+    def _unreachable(self) -> bool:
+        return self.refused or sum(self.failed) >= FAILURES_TO_LEAVE
 
     def _remembered(self, *, failed: bool) -> tuple[bool, ...]:
         return (*self.failed, failed)[-CHECKS_REMEMBERED:]

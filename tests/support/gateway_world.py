@@ -158,6 +158,7 @@ async def open_world(
             drain_grace_seconds=0.05,
             drain_seconds=5,
             connect_timeout_seconds=0.5,
+            check_seconds=0.1,
         )
         settings = replace(usual, **changes)
         gateway = Gateway(settings)
