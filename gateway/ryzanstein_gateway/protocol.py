@@ -8,7 +8,14 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ryzanstein_gateway.errors import BAD_HTTP, HEAD_TOO_LARGE, HEAD_TOO_SLOW, TOO_MANY_CONNECTIONS, Refusal
+from ryzanstein_gateway.errors import (
+    BAD_HTTP,
+    BODY_TOO_LARGE,
+    HEAD_TOO_LARGE,
+    HEAD_TOO_SLOW,
+    TOO_MANY_CONNECTIONS,
+    Refusal,
+)
 from ryzanstein_gateway.settings import Settings
 
 ABORT: Final = "ryzanstein.abort"
@@ -19,7 +26,8 @@ DRAIN: Final = "ryzanstein.drain"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HttpToolsProtocol that refuses a head that is too large or too slow, and connections beyond a number."""
+    """HttpToolsProtocol that refuses a head that is too large or too slow, connections beyond a number, and trailers
+    or chunks' extensions as large as no head may be: the parser collects them before anybody sees them."""
 
     settings: Settings
     """Set by `bounded_protocol`."""
@@ -29,6 +37,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._framing_bytes = 0
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
             self._refuse(TOO_MANY_CONNECTIONS)
@@ -41,10 +51,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, counting the bytes of an unfinished head."""
+        """Feed the parser, counting the bytes of an unfinished head, and those since the last of a body."""
         if self._in_head:
             self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         super().data_received(data)
+        if self._in_body and self._framing_bytes > self.settings.max_head_bytes and not self.transport.is_closing():
+            self._refuse_framing()
         # A head that came whole has been measured in on_headers_complete; this is one that does not end.
         if self._in_head and self._head_bytes > self.settings.max_head_bytes and not self.transport.is_closing():
             self._refuse(HEAD_TOO_LARGE)
@@ -53,6 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A new request on the connection."""
         super().on_message_begin()
         self._in_head = True
+        self._in_body = False
         if self._head_timer is None:
             self._await_head()
 
@@ -61,6 +75,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = False
         self._head_bytes = 0
+        self._in_body = True
+        self._framing_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.settings.max_head_bytes:
             self._refuse(HEAD_TOO_LARGE)
@@ -70,11 +86,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; of a request that was turned away it is dropped."""
+        self._framing_bytes = 0
         if not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The end of the body."""
+        self._in_body = False
         if not self.transport.is_closing():
             super().on_message_complete()
 
@@ -87,6 +105,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """What cannot be parsed gets OpenAI's error shape too."""
         if not self.transport.is_closing():
             self._refuse(BAD_HTTP)
+
+    def _refuse_framing(self) -> None:
+        if self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refuse(BODY_TOO_LARGE)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.settings.head_timeout_seconds, self._head_is_late)
