@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-
-import grpc
+from typing import TYPE_CHECKING, Final
 
 from ryzanstein_gateway.settings import Settings, SettingsError
+
+if TYPE_CHECKING:  # the parent of several processes checks the certificate too, and serves no gRPC
+    import grpc
 
 POLL_SECONDS: Final = 1.0
 _MAX_FILE_BYTES: Final = 1 << 20
@@ -108,11 +109,16 @@ def certificate_of(settings: Settings) -> Certificate | None:
         raise SettingsError(f"RYZANSTEIN_GATEWAY_TLS_CERT_FILE, RYZANSTEIN_GATEWAY_TLS_KEY_FILE: {error}") from None
 
 
-def grpc_credentials(certificate: Certificate | None) -> grpc.ServerCredentials | None:
+def grpc_credentials(certificate: Certificate | None) -> "grpc.ServerCredentials | None":
     """The same pair for a gRPC server, asked for anew at each handshake, on a thread of gRPC's."""
     if certificate is None:
         return None
+    import grpc
+
     told = certificate.pair
+
+    def configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
     def newer() -> grpc.ServerCertificateConfiguration | None:
         nonlocal told
@@ -120,13 +126,9 @@ def grpc_credentials(certificate: Certificate | None) -> grpc.ServerCredentials 
         if pair is told:
             return None  # gRPC builds nothing anew then
         told = pair
-        return _configuration(pair)
+        return configuration(pair)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(told), newer)  # type: ignore[arg-type]  # None is documented
-
-
-def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
+    return grpc.dynamic_ssl_server_credentials(configuration(told), newer)  # type: ignore[arg-type]  # None is documented
 
 
 def _read(path: Path) -> bytes:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,13 @@ async def test_a_member_listens_only_once_it_knows_the_routes(tmp_path: Path) ->
         gateway.kube.broken_status = 0
         await gateway.until_ready()
         assert (await ask(gateway)).status_code == 200
+
+
+def test_the_parent_loads_nothing_that_serves() -> None:
+    serving = {"aiohttp", "grpc", "kubernetes", "uvicorn", "opentelemetry"}
+    code = f"import sys, ryzanstein_gateway.__main__; print(*({serving} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(0, 0), (1, 0), (2, 0.5), (3, 1), (4, 2), (9, 30), (1000, 30)])
