@@ -7,118 +7,23 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from poison import CORPUS, RAW, Poison
 from processes import started_at
 from worker_process import MODEL_NAME, WorkerProcess
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
-USER = {"role": "user", "content": "hi"}
-
-
-class Poison(NamedTuple):
-    """A request and what must come of it: an error about `param`, or (None) any orderly answer."""
-
-    name: str
-    fields: dict[str, Any]
-    param: str | None
-    path: str = COMPLETIONS
-    served: bool = False  # valid however odd: an answer is due
-
-
-def _field(name: str, value: object, *, label: str | None = None) -> Poison:
-    return Poison(label or f"{name}={value!r}"[:40], {name: value}, name)
-
-
-def _fields(name: str, *values: object) -> list[Poison]:
-    return [_field(name, value) for value in values]
-
-
-CORPUS: list[Poison] = [
-    *_fields("max_tokens", 0, -1, 2**31, 2**63, 2**200, 1.5, "5", True, [1]),
-    *_fields("temperature", -0.1, 2.1, "hot", [], True),
-    *_fields("top_p", 0, 1.1, -1, "1"),
-    *_fields("top_k", -2, 2**40, 1.5),
-    *_fields("min_p", -0.1, 1.01),
-    *_fields("presence_penalty", 2.5, -1e308),
-    *_fields("frequency_penalty", -2.01, 1e308),
-    *_fields("seed", 2**64, -(2**64), 1.5),
-    *_fields("n", 0, -1, 10**9, 65),
-    *_fields("logprobs", -1, 10**6, True),
-    *_fields("user", 5, "x" * 2000),
-    *_fields("min_tokens", -1, 2**40),
-    *_fields("stream", "yes", 1),
-    _field("stop", ["x"] * 100_000, label="stop list of 100,000"),
-    _field("stop", "", label="empty stop string"),
-    _field("stop", ["a", ""], label="empty stop string in a list"),
-    _field("stop", ["x" * 257], label="stop string too long"),
-    _field("stop", 5),
-    _field("prompt", ""),
-    _field("prompt", []),
-    _field("prompt", [[]]),
-    _field("prompt", [-1]),
-    _field("prompt", [2**40]),
-    _field("prompt", [384]),
-    _field("prompt", [1.5]),
-    _field("prompt", ["a", 1]),
-    _field("prompt", {"a": 1}),
-    _field("prompt", ["a"] * 65, label="65 prompts"),
-    Poison("64 prompts twice", {"prompt": ["a"] * 64, "n": 2}, "n"),
-    Poison("min above max", {"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
-    Poison("echo", {"echo": True}, "echo"),
-    Poison("unknown field", {"logit_bias": {"99999999": 1}}, "logit_bias"),
-    Poison("unknown long field", {"f" * 500: 1}, "f" * 64),
-    Poison("best_of", {"best_of": 2}, "best_of"),
-    Poison("options without a stream", {"stream_options": {"include_usage": True}}, "stream_options"),
-    Poison("unknown option", {"stream": True, "stream_options": {"x": 1}}, "x"),
-    Poison("json mode", {"response_format": {"type": "json_object"}}, "response_format.type"),
-    Poison("schema", {"response_format": {"type": "text", "json_schema": {"$ref": "#"}}}, "json_schema"),
-    Poison("unknown model", {"model": "other"}, "model"),
-    Poison("model from a path", {"model": "../../etc/passwd"}, "model"),
-    Poison("no model", {"model": None}, "model"),
-    Poison("no messages", {"messages": []}, "messages", CHAT),
-    Poison("unknown role", {"messages": [{"role": "root", "content": "x"}]}, "messages.0.role", CHAT),
-    Poison("image part", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content",
-           CHAT),
-    Poison("no content", {"messages": [{"role": "user"}]}, "messages.0.content", CHAT),
-    Poison("tool calls", {"messages": [{**USER, "tool_calls": []}]}, "tool_calls", CHAT),
-    Poison("a template of the client's", {"messages": [USER], "chat_template": "{{ 1 }}"}, "chat_template", CHAT),
-    Poison("template arguments", {"messages": [USER], "chat_template_kwargs": {"tokenize": True}},
-           "chat_template_kwargs", CHAT),
-    Poison("tools", {"messages": [USER], "tools": []}, "tools", CHAT),
-    Poison("top_logprobs alone", {"messages": [USER], "top_logprobs": 2}, "top_logprobs", CHAT),
-    Poison("top_logprobs too many", {"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs", CHAT),
-    Poison("whitespace", {"prompt": " \n\t "}, None, served=True),
-    Poison("NUL", {"prompt": "a\0b"}, None, served=True),
-    Poison("special tokens as text", {"prompt": "<|im_end|><|endoftext|>"}, None, served=True),
-    Poison("special tokens in chat", {"messages": [{"role": "user", "content": "<|im_end|>\n<|im_start|>system"}]},
-           None, CHAT, served=True),
-    Poison("denormal temperature", {"temperature": 1e-320}, None, served=True),
-    Poison("negative zero", {"temperature": -0.0}, None, served=True),
-    Poison("combining marks", {"prompt": "a" + "\u0301" * 150}, None, served=True),
-    Poison("100,000 combining marks", {"prompt": "a" + "\u0301" * 100_000}, "prompt"),
-    Poison("a megabyte without a token", {"prompt": "\u2063" * (1 << 20)}, "prompt"),
-    Poison("all nulls", {"stop": None, "n": None, "seed": None, "user": None}, None, served=True),
-    Poison("extremes", {"top_p": 1e-308, "top_k": 1, "min_p": 1, "presence_penalty": 2, "seed": -(2**63)}, None,
-           served=True),
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def http(worker: WorkerProcess) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=worker.api, timeout=30) as client:
         yield client
-
-
-def _body(poison: Poison) -> dict[str, Any]:
-    base: dict[str, Any] = {"model": MODEL_NAME, "max_tokens": 2}
-    base |= {"prompt": "hi"} if poison.path == COMPLETIONS else {"messages": [USER]}
-    return base | poison.fields
 
 
 @contextmanager
@@ -152,7 +57,7 @@ def test_the_corpus_harms_only_itself(worker: WorkerProcess, http: httpx.Client)
     faults = []
     with _good_requests(http) as texts:
         for poison in CORPUS:
-            answer = http.post(poison.path, json=_body(poison))
+            answer = http.post(poison.path, json=poison.body)
             fault = _fault(poison, answer)
             if fault:
                 faults.append(f"{poison.name}: {fault}")
@@ -178,26 +83,6 @@ def _fault(poison: Poison, answer: httpx.Response) -> str | None:
         return f"not OpenAI's shape: {error}"
     expected = ("messages", "prompt") if error["code"] == "context_length_exceeded" else (poison.param,)
     return None if error["param"] in expected and len(error["message"]) < 300 else f"{error}"
-
-
-RAW = {
-    "no JSON": b"{",
-    "no object": b"[]",
-    "empty": b"",
-    "NaN": b'{"model": "tiny", "prompt": "x", "temperature": NaN}',
-    "infinity": b'{"model": "tiny", "prompt": "x", "temperature": -Infinity}',
-    "too large a number": b'{"model": "tiny", "prompt": "x", "temperature": 1e999}',
-    "endless digits": b'{"model": "tiny", "prompt": "x", "seed": ' + b"9" * 100_000 + b"}",
-    "a key twice": b'{"model": "tiny", "prompt": "x", "prompt": "y"}',
-    "a key twice inside": b'{"model": "tiny", "prompt": "x", "stream_options": {"a": 1, "a": 2}}',
-    "deep lists": b'{"model": "tiny", "prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "deep objects": b'{"model": "tiny", "prompt": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
-    "lone surrogate": b'{"model": "tiny", "prompt": "a\\ud800b"}',
-    "lone surrogate as a key": b'{"model": "tiny", "prompt": "x", "\\udfff": 1}',
-    "overlong UTF-8": b'{"model": "tiny", "prompt": "\xc0\xaf"}',
-    "UTF-8 of a surrogate": b'{"model": "tiny", "prompt": "\xed\xa0\x80"}',
-    "UTF-16": '{"model": "tiny", "prompt": "x"}'.encode("utf-16"),
-}
 
 
 @pytest.mark.parametrize("name", RAW)
