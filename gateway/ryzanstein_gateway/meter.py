@@ -1,8 +1,9 @@
 """How many tokens a request cost, told without reading its reply: for those models alone that have a limit of tokens.
 
-Truth in this order: the `usage` that the reply itself ends with (every whole reply, and a stream that was asked for
-it), searched in its last bytes only; else the prompt as estimated from the body, and the tokens that the worker's
-journal counted; else, for a server that keeps no journal, one token for each event of the stream.
+Truth in this order: what our worker says in a header, and of a stream what its journal counted (both are in the
+Exchange); else, of another server, the `usage` that the reply itself ends with (every whole reply, and a stream that
+was asked for it), searched in its last bytes only; else the prompt as estimated from the body, and one token for each
+event of the stream.
 """
 
 import re
@@ -71,10 +72,11 @@ class Meter:
 
     def tokens(self, estimate: int, exchange: Exchange) -> int:
         """What the request cost; `estimate`: of its prompt. Nothing, where no reply began."""
-        told = usage_in(self._tail)
-        if told is not None:
-            return told
         if not self._outlet.started or exchange.status != 200:
             return 0
-        counted = exchange.completion_tokens
-        return estimate + (self._events if counted is None else counted)
+        prompt, completion = exchange.prompt_tokens, exchange.completion_tokens
+        if prompt is None or completion is None:
+            told = usage_in(self._tail)
+            if told is not None:
+                return told
+        return (estimate if prompt is None else prompt) + (self._events if completion is None else completion)

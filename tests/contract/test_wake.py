@@ -5,12 +5,15 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fakeapi import FakeApi
 from fakeapi import fake_api as fake_api
+from replica import free_port
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.wake import Waker
 from ryzanstein_operator.cluster import lease as lease_module
@@ -18,8 +21,9 @@ from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import EVENTS, SERVICES
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.handlers import loop as loop_module
-from ryzanstein_operator.handlers.run import Operator
+from ryzanstein_operator.handlers.run import Operator, serve
 from ryzanstein_operator.settings import Settings
+from ryzanstein_worker.contract import DEMAND_PATH
 
 ROUTE = Route(model="chat", namespace="team", service="chat-workers", port=8000)
 
@@ -162,6 +166,40 @@ async def test_requests_that_wait_become_one_event_on_the_service(
         await cluster.close()
 
 
+async def test_the_operators_process_answers_where_it_has_a_key_and_nowhere_else(
+    fake_api: FakeApi, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(fake_api.kubeconfig))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}{DEMAND_PATH}"
+    body = {"namespace": "team", "service": "none-workers", "waiting": 1, "sender": "g"}
+    plain = Settings("release", "worker:dev", watch_namespaces=("team",))
+    for settings, statuses in ((replace(plain, demand_key_file=key_file), [401, 404]), (plain, [])):
+        task = asyncio.create_task(serve(settings, "127.0.0.1", 0, port))
+        found = []
+        async with httpx.AsyncClient() as client:
+            for key in ("wrong", "a-shared-key"):
+                with contextlib.suppress(httpx.ConnectError):
+                    async with asyncio.timeout(10):
+                        found.append((await _post(client, url, body, key, patient=bool(statuses))).status_code)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert found == statuses
+
+
+async def _post(
+    client: httpx.AsyncClient, url: str, body: dict[str, object], key: str, *, patient: bool
+) -> httpx.Response:
+    await asyncio.sleep(0.3)
+    while True:
+        try:
+            return await client.post(url, json=body, headers={"authorization": f"Bearer {key}"})
+        except httpx.ConnectError:
+            if not patient:
+                raise
+            await asyncio.sleep(0.05)
+
+
 async def test_a_standby_says_that_it_does_not_lead_and_an_unknown_service_is_none(
     fake_api: FakeApi, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +212,10 @@ async def test_a_standby_says_that_it_does_not_lead_and_an_unknown_service_is_no
             {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": metadata, "spec": {"replicas": 0}}
         )
         one._loop._cache.put(live)
-        hear = lambda name: asyncio.to_thread(one.hear, Word("team", name, 1, "g"))  # noqa: E731
+
+        async def hear(name: str) -> Heard:
+            return await asyncio.to_thread(one.hear, Word("team", name, 1, "g"))
+
         assert await hear("chat") is Heard.STANDBY
         assert await hear("other") is Heard.UNKNOWN
     finally:

@@ -23,7 +23,7 @@ from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.shared_table import SharedTable
 from ryzanstein_gateway.vitals import Status
 from ryzanstein_gateway.wake import Waker
-from ryzanstein_worker.contract import HEADER_PRIORITY
+from ryzanstein_worker.contract import HEADER_PRIORITY, HEADER_USAGE
 
 ASK: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
 ROUTE = Route(model="demo", namespace="models", service="demo-workers", port=8000)
@@ -273,6 +273,20 @@ async def test_tokens_are_counted_as_the_reply_tells_them(world: World) -> None:
     assert (first.status_code, second.status_code) == (200, 200), "below the limit before it is asked"
     assert (third.status_code, third.json()["error"]["type"]) == (429, "tokens")
     assert 40 <= int(third.headers["retry-after"]) <= 60  # 1800 tokens were used, at 1000 a minute
+
+
+async def test_tokens_that_our_worker_tells_in_a_header_count(world: World) -> None:
+    one = await world.add_replica()
+    await world.route("demo", tokensPerMinute=1000)
+    await world.endpoints("demo", [one])
+
+    async def whole(request: web.Request) -> web.StreamResponse:
+        return web.json_response(one.unary("demo"), headers={HEADER_USAGE: "700 800"})
+
+    one.answer = whole
+    first, second = [await world.ask(**ASK) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert HEADER_USAGE not in first.headers
 
 
 async def test_tokens_of_a_stream_are_counted_too(world: World) -> None:
