@@ -7,8 +7,9 @@ is held back until it is known not to be one.
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ryzanstein_worker.engine.request import AddRequest, GoodEnd, TokenLogprobs, TokenOutput, finish_reason
 from ryzanstein_worker.engine.status import EngineBusyError, GroupLostError
@@ -17,8 +18,7 @@ from ryzanstein_worker.server.tokenizer import Detokenizer, Tokenizer
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
+class ScoredToken(msgspec.Struct, frozen=True):
     """A token with its log probability (natural, before temperature)."""
 
     text: str
@@ -26,8 +26,7 @@ class ScoredToken:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedToken:
+class GeneratedToken(msgspec.Struct, frozen=True):
     """A generated token and the most likely ones at its place, the likeliest first."""
 
     chosen: ScoredToken
@@ -35,8 +34,7 @@ class GeneratedToken:
     offset: int  # characters of the texts of the choice's tokens before it
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):  # made for each token, and quicker so than as a frozen dataclass
     """What one step added to one choice. The last one carries `finish_reason`."""
 
     index: int
@@ -62,6 +60,8 @@ class StopMatcher:
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string ended it (it is not part of the text)."""
+        if not self._stops:
+            return text, False
         self._held += text
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:

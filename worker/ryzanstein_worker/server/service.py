@@ -7,9 +7,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from ryzanstein_worker.engine.request import AddRequest, TokenOutput
 from ryzanstein_worker.engine.status import EngineHealth, EngineStats, ModelInfo
@@ -42,8 +43,7 @@ class EngineLike(Protocol):
     def stats(self) -> EngineStats: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """What leaves in one go: the answers (possibly none) that a delta gave. Without a delta: the closing usage."""
 
     answers: list[Answer]
