@@ -71,7 +71,11 @@ def test_ports_and_probes_are_the_contracts() -> None:
     for component in COMPONENTS:
         (container,) = deployment(component)["spec"]["template"]["spec"]["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-        own = {"api": contract.API_PORT} if component == "gateway" else {"demand": contract.DEMAND_PORT}
+        own = (
+            {"api": contract.API_PORT, "grpc": contract.GRPC_PORT}
+            if component == "gateway"
+            else {"demand": contract.DEMAND_PORT}
+        )
         assert ports == {"health": contract.HEALTH_PORT} | own
         for probe, path in (
             ("startupProbe", contract.HEALTH_LIVE),

@@ -59,16 +59,24 @@ def _no(source: str, target: str, port: int, why: str, protocol: str = "TCP") ->
     return Flow(source, target, port, False, why, protocol)
 
 
-API, HEALTH, DEMAND = contract.API_PORT, contract.HEALTH_PORT, contract.DEMAND_PORT
+API, HEALTH, GRPC, DEMAND = contract.API_PORT, contract.HEALTH_PORT, contract.GRPC_PORT, contract.DEMAND_PORT
 
 FLOWS: tuple[Flow, ...] = (
     # Requests take one way: in at the gateway, and from there to the workers.
     _yes(CLIENT, GATEWAY, API, "whoever has a key may call the gateway"),
+    _yes(CLIENT, GATEWAY, GRPC, "over gRPC too"),
+    _yes(OUTSIDE, GATEWAY, GRPC, "over gRPC too"),
+    _yes(NODE, GATEWAY, GRPC, "over gRPC too"),
     _yes(OUTSIDE, GATEWAY, API, "a load balancer keeps the client's address"),
     _yes(NODE, GATEWAY, API, "a node port brings the node's address"),
     _yes(GATEWAY, WORKER, API, "requests"),
     _yes(GATEWAY, HUB_WORKER, API, "requests"),
-    _no(GATEWAY, WORKER, HEALTH, "EndpointSlices tell readiness; the gateway asks no probe"),
+    _yes(GATEWAY, WORKER, HEALTH, "each second the gateway asks how the worker fares"),
+    _yes(GATEWAY, HUB_WORKER, HEALTH, "each second the gateway asks how the worker fares"),
+    _no(GATEWAY, FOREIGN_WORKER, HEALTH, "labels alone make no worker: the namespace must be watched"),
+    _no(GATEWAY, WORKER, GRPC, "requests go to workers over HTTP, whatever they came by"),
+    _no(CLIENT, WORKER, GRPC, "keys are checked at the gateway, so nobody goes around it"),
+    _no(NEIGHBOUR, WORKER, GRPC, "nor from the workers' own namespace"),
     _no(GATEWAY, FOREIGN_WORKER, API, "labels alone make no worker: the namespace must be watched"),
     _no(GATEWAY, NEIGHBOUR, API, "the gateway forwards to workers only"),
     _no(GATEWAY, OUTSIDE, 80, "the gateway forwards to workers only"),
@@ -131,7 +139,7 @@ PROBES: tuple[tuple[str, str, int], ...] = tuple(
 
 def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: str) -> dict[str, Peer]:
     """Every party. `worker_labels`: the pod labels of WORKER and HUB_WORKER as the operator renders them."""
-    ports = {"api": API, "health": HEALTH, "demand": DEMAND}
+    ports = {"api": API, "health": HEALTH, "grpc": GRPC, "demand": DEMAND}
     worker = dict(worker_labels[WORKER])
     return {
         GATEWAY: Peer("10.244.1.10", RELEASE_NAMESPACE, release_labels(GATEWAY), ports),

@@ -3,7 +3,7 @@
 from ryzanstein_operator.api.inference_service import CPU, InferenceService
 from ryzanstein_operator.api.quantity import parse_quantity
 from ryzanstein_operator.desired.source import Download, Source
-from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
+from ryzanstein_worker.contract import API_PORT, GRPC_PORT, HEALTH_PORT
 
 
 def serve_arguments(service: InferenceService, source: Source) -> list[str]:
@@ -17,6 +17,7 @@ def serve_arguments(service: InferenceService, source: Source) -> list[str]:
         ("--host", "0.0.0.0"),
         ("--port", API_PORT),
         ("--health-port", HEALTH_PORT),
+        ("--grpc-port", GRPC_PORT),
         # torch calls every accelerator with a CUDA-like runtime so, ROCm's too.
         ("--device", "cpu" if spec.accelerator == CPU else "cuda"),
         ("--dtype", engine.dtype),

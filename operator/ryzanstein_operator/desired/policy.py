@@ -15,7 +15,7 @@ from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
 
 
 def network_policy(service: InferenceService, settings: Settings) -> Manifest:
-    """Nothing in or out but what is listed: requests from the gateway, scrapes, a hub model's download, traces."""
+    """Nothing in or out but what is listed: the gateway's requests and checks, scrapes, a hub model's download, traces."""
     spec = {
         "podSelector": {"matchLabels": names.selector(service.metadata.name)},
         "policyTypes": ["Ingress", "Egress"],
@@ -30,7 +30,7 @@ def _ingress(settings: Settings) -> list[Manifest]:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
         "podSelector": {"matchLabels": dict(settings.gateway_labels)},
     }
-    rules = [{"from": [gateway], "ports": [_tcp(API_PORT)]}]
+    rules = [{"from": [gateway], "ports": [_tcp(API_PORT), _tcp(HEALTH_PORT)]}]
     if settings.metrics_namespace_labels:
         scraper = {"namespaceSelector": {"matchLabels": dict(settings.metrics_namespace_labels)}}
         rules.append({"from": [scraper], "ports": [_tcp(HEALTH_PORT)]})

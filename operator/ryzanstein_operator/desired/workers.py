@@ -15,7 +15,7 @@ from ryzanstein_operator.desired.resources import container_resources, fetch_res
 from ryzanstein_operator.desired.source import MODELS_DIR, VOLUME, Download, model_source
 from ryzanstein_operator.desired.traces import trace_environment
 from ryzanstein_operator.settings import Settings
-from ryzanstein_worker.contract import API_PORT, HEALTH_LIVE, HEALTH_PORT, HEALTH_READY
+from ryzanstein_worker.contract import API_PORT, GRPC_PORT, HEALTH_LIVE, HEALTH_PORT, HEALTH_READY
 
 USER = 10001
 CONTAINER = "worker"
@@ -108,7 +108,11 @@ def _worker(service: InferenceService, settings: Settings) -> Manifest:
         **container,
         "args": serve_arguments(service, source),
         "env": [*container["env"], *trace_environment(settings.tracing)],
-        "ports": [{"name": "api", "containerPort": API_PORT}, {"name": "health", "containerPort": HEALTH_PORT}],
+        "ports": [
+            {"name": "api", "containerPort": API_PORT},
+            {"name": "health", "containerPort": HEALTH_PORT},
+            {"name": "grpc", "containerPort": GRPC_PORT},
+        ],
         "resources": container_resources(service.spec),
         "volumeMounts": mounts,
         # The worker itself says whether loading goes on, so the start is over once it answers at all.

@@ -48,6 +48,7 @@ def test_the_service_is_headless_and_finds_the_ports_by_name() -> None:
     assert {port["name"]: (port["port"], port["targetPort"]) for port in spec["ports"]} == {
         "api": (8000, "api"),
         "health": (8001, "health"),
+        "grpc": (8002, "grpc"),
     }
 
 
@@ -71,7 +72,7 @@ def test_only_the_gateway_reaches_a_worker_and_a_worker_reaches_nothing() -> Non
             "podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
         }
     ]
-    assert [port["port"] for port in rule["ports"]] == [8000]
+    assert [port["port"] for port in rule["ports"]] == [8000, 8001]
     assert found["egress"] == []
     assert policy(model={"uri": "pvc://models"})["egress"] == []
 

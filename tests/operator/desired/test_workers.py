@@ -46,6 +46,7 @@ def test_the_demo_model_runs_with_the_worker_s_own_choices() -> None:
         "--host": "0.0.0.0",
         "--port": "8000",
         "--health-port": "8001",
+        "--grpc-port": "8002",
         "--device": "cpu",
         "--dtype": "auto",
         "--drain-seconds": "120",
