@@ -6,13 +6,14 @@ the steps themselves live in auth, limits and pipeline.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from ryzanstein_gateway.auth import ANYONE, Principal, authenticate
+from ryzanstein_gateway.deadline import Deadlines
 from ryzanstein_gateway.errors import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
@@ -27,7 +28,7 @@ from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, read_body
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.pipeline import Pipeline, read_generation
-from ryzanstein_gateway.protocol import ABORT
+from ryzanstein_gateway.protocol import ABORT, GONE, Watch
 from ryzanstein_gateway.realtime import Realtime
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings
@@ -47,6 +48,7 @@ class Call:
     exchange: Exchange
     reply: Reply
     receive: Receive
+    watch: Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class App:
         self._settings = settings
         self._digests = digests
         self._draining = draining
+        self._bodies = Deadlines(settings.body_timeout_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, with OpenAI's error shape, one access line and one count."""
@@ -91,7 +94,7 @@ class App:
         exchange = Exchange.begin(scope)
         reply = Reply(exchange, scope, send, closing=self._draining())
         try:
-            await self._answer(exchange, reply, receive)
+            await self._answer(exchange, reply, receive, scope["extensions"][GONE]["watch"])
         except Refused as refused:
             await reply.refuse(refused.refusal)
         except ClientGone:
@@ -104,7 +107,8 @@ class App:
             _log.exception("request %s failed", exchange.request_id)
             await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))
         finally:
-            self._pipeline.account(exchange)
+            # Not now: what was written goes out when this turn of the event loop ends, and should not wait for a log.
+            asyncio.get_running_loop().call_soon(self._pipeline.account, exchange)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket's handshake: refused like any request, or answered for as long as it lasts."""
@@ -122,7 +126,7 @@ class App:
         finally:
             self._pipeline.account(exchange)
 
-    async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive) -> None:
+    async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive, watch: Watch) -> None:
         principal = self._authenticate(exchange)
         exchange.key_id = principal.key_id
         at_path = [rule for rule in RULES if rule.matches(exchange.path)]
@@ -131,7 +135,7 @@ class App:
         rule = next((rule for rule in at_path if rule.method == exchange.method), None)
         if rule is None:
             raise Refused(_allow(METHOD_NOT_ALLOWED, at_path))
-        await rule.handler(self, Call(principal, exchange, reply, receive))
+        await rule.handler(self, Call(principal, exchange, reply, receive, watch))
 
     def _authenticate(self, exchange: Exchange) -> Principal:
         if not self._settings.auth_required:
@@ -147,13 +151,9 @@ class App:
         exchange = call.exchange
         check_content_type(exchange.headers)
         check_length(exchange.headers, self._settings.max_body_bytes)
-        body = await read_body(
-            call.receive,
-            max_bytes=self._settings.max_body_bytes,
-            timeout_seconds=self._settings.body_timeout_seconds,
-        )
+        body = await read_body(call.receive, max_bytes=self._settings.max_body_bytes, limit=self._bodies.limit())
         generation = read_generation(exchange.path, body, call.principal)
-        await while_client_stays(call.receive, self._pipeline.run(generation, exchange, call.reply))
+        await while_client_stays(call.watch, self._pipeline.run(generation, exchange, call.reply))
 
     def models(self, principal: Principal) -> dict[str, Any]:
         """OpenAI's list of the models that a principal may use."""
@@ -186,20 +186,18 @@ SOCKETS: Final = frozenset({REALTIME})
 """The paths of WebSockets."""
 
 
-async def while_client_stays(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run the work; the moment the client leaves, cancel it. Raises ClientGone then, and what the work raises."""
+async def while_client_stays(watch: Watch, work: Awaitable[None]) -> None:
+    """Do the work; the moment the client leaves, cancel it. Raises ClientGone then, and what the work raises."""
     worker = asyncio.current_task()
     assert worker is not None
     gone = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         worker.cancel()
 
-    watcher = asyncio.create_task(watch())
+    watch(leave)
     try:
         await work
     except asyncio.CancelledError:
@@ -208,7 +206,7 @@ async def while_client_stays(receive: Receive, work: Coroutine[Any, Any, None]) 
         worker.uncancel()
         raise ClientGone from None
     finally:
-        watcher.cancel()
+        watch(None)
 
 
 def _as_handshake(send: Send) -> Send:

@@ -41,6 +41,7 @@ class Principal:
 ANYONE: Final = Principal(key_sets=None, cache_salt="")
 
 
+@lru_cache(maxsize=4096)
 def cache_salt(digest: str) -> str:
     """A salt for the prefix cache, 64 hex digits, from which neither the key nor its stored hash can be told."""
     return hmac.new(bytes.fromhex(digest), _SALT_CONTEXT, hashlib.sha256).hexdigest()

@@ -14,6 +14,8 @@ from enum import StrEnum
 from statistics import median_low
 from typing import Final
 
+import msgspec
+
 FRESH_SECONDS: Final = 5.0
 """Older than this, what a replica said about itself is no longer believed."""
 LOAD_BOUND: Final = 1.5
@@ -35,7 +37,10 @@ class Policy(StrEnum):
     @classmethod
     def of(cls, word: str) -> "Policy":
         """The policy of this name; Adaptive for a name that this version does not know."""
-        return next((policy for policy in cls if policy.value == word), cls.ADAPTIVE)
+        return _POLICIES.get(word, cls.ADAPTIVE)
+
+
+_POLICIES: Final[Mapping[str, Policy]] = {policy.value: policy for policy in Policy}
 
 
 class Why(StrEnum):
@@ -64,8 +69,7 @@ class Endpoint:
     leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """What a replica said of itself (contract.HEALTH_STATUS), and what was measured of it from here."""
 
     running: int = 0
@@ -86,8 +90,7 @@ class Load:
     """Seconds since its slowest rank last moved, when it said so. Not used here: who lags has tier 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A replica that may be chosen. `in_flight`: requests of this process there now; `load` None: it says nothing.
 
     `tier` 0 is sound; 1 is shunned, has its breaker open, was ejected or lags; 2 is leaving.
@@ -107,8 +110,7 @@ class Prefix:
     held: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """Where to, and what decided it."""
 
     endpoint: Endpoint

@@ -3,9 +3,12 @@
 Pure: a frozen state, the time comes in, each event gives the next state. The pattern: Nygard, Release It!, 2007.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 
 class Phase(StrEnum):
@@ -36,8 +39,7 @@ class BreakerPolicy:
 DEFAULT: Final = BreakerPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Breaker:
+class Breaker(msgspec.Struct, frozen=True):
     """One state. Times are of the caller's clock, in seconds."""
 
     opened_at: float | None = None

@@ -3,12 +3,12 @@
 Knows ASGI's receive and JSON; knows nothing of models, keys or upstreams.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ryzanstein_gateway.deadline import Deadline
 from ryzanstein_gateway.errors import (
     BODY_TOO_LARGE,
     BODY_TOO_SLOW,
@@ -60,12 +60,12 @@ def check_length(headers: Headers, max_bytes: int) -> None:
             raise Refused(BODY_TOO_LARGE)
 
 
-async def read_body(receive: Receive, *, max_bytes: int, timeout_seconds: float) -> bytes:
+async def read_body(receive: Receive, *, max_bytes: int, limit: Deadline) -> bytes:
     """The whole body. Raises Refused when it is too large or too slow, ClientGone when the client leaves."""
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(timeout_seconds):
+        async with limit:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":

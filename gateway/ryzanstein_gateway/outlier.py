@@ -5,9 +5,12 @@ prompts, poison) ejects nobody.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,7 @@ class OutlierPolicy:
 DEFAULT: Final = OutlierPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """What one replica did lately: answers with errors among them, and the mean time to their first byte."""
 
     answers: int = 0
@@ -50,8 +52,7 @@ class Sample:
         return replace(self, timed=self.timed + 1, seconds=self.seconds + seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Ejection:
+class Ejection(msgspec.Struct, frozen=True):
     """How long a replica is out, and how often in a row it was."""
 
     until: float = 0.0

@@ -4,6 +4,7 @@ uvicorn's httptools protocol bounds neither, so this one does. Knows sockets and
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -20,6 +21,13 @@ from ryzanstein_gateway.settings import Settings
 
 ABORT: Final = "ryzanstein.abort"
 """ASGI extension: a function that closes the connection after what has been sent, in mid-response."""
+
+GONE: Final = "ryzanstein.gone"
+"""ASGI extension: a function that takes what is to be called, once, when the client has left; None: nothing any more.
+A task that waits for http.disconnect would do the same and cost each stream its memory."""
+
+OnGone = Callable[[], object] | None
+Watch = Callable[[OnGone], None]
 
 DRAIN: Final = "ryzanstein.drain"
 """ASGI message to a WebSocket's application: close once the running requests have ended."""
@@ -39,6 +47,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
         self._framing_bytes = 0
+        self._gone = False
+        self._on_gone: OnGone = None
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
             self._refuse(TOO_MANY_CONNECTIONS)
@@ -49,6 +59,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a connection."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._gone = True
+        if self._on_gone is not None:
+            self._on_gone()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, counting the bytes of an unfinished head, and those since the last of a body."""
@@ -59,16 +72,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_body and self._framing_bytes > self.settings.max_head_bytes and not self.transport.is_closing():
             self._refuse_framing()
         # A head that came whole has been measured in on_headers_complete; this is one that does not end.
-        if self._in_head and self._head_bytes > self.settings.max_head_bytes and not self.transport.is_closing():
-            self._refuse(HEAD_TOO_LARGE)
+        if self._in_head and self._head_bytes and not self.transport.is_closing():
+            if self._head_bytes > self.settings.max_head_bytes:
+                self._refuse(HEAD_TOO_LARGE)
+            elif self._head_timer is None:
+                self._await_head()
 
     def on_message_begin(self) -> None:
         """A new request on the connection."""
         super().on_message_begin()
         self._in_head = True
         self._in_body = False
-        if self._head_timer is None:
-            self._await_head()
 
     def on_headers_complete(self) -> None:
         """The head is whole: stop its clock, check its size, hand it on."""
@@ -81,8 +95,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.settings.max_head_bytes:
             self._refuse(HEAD_TOO_LARGE)
             return
-        self.scope["extensions"] = {ABORT: {"close": self.transport.close}}
+        self.scope["extensions"] = {ABORT: {"close": self.transport.close}, GONE: {"watch": self._watch}}
         super().on_headers_complete()
+
+    def _watch(self, on_gone: OnGone) -> None:
+        self._on_gone = on_gone
+        if self._gone and on_gone is not None:
+            on_gone()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; of a request that was turned away it is dropped."""

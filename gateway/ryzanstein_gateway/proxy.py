@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ryzanstein_gateway.balance import Endpoint, Policy
+from ryzanstein_gateway.deadline import Deadlines
 from ryzanstein_gateway.delivery import Delivery, Errand
 from ryzanstein_gateway.errors import (
     NO_REPLICA,
@@ -59,7 +60,7 @@ class Proxy:
         self._fleet = fleet
         self._pool = pool
         self._metrics = metrics
-        self._limit = settings.request_timeout_seconds
+        self._limits = Deadlines(settings.request_timeout_seconds)
         self._connect_timeout = settings.connect_timeout_seconds
         self._patience = settings.replica_wait_seconds
         self._budget = RetryBudget(percent=settings.retry_percent, reserve=settings.retry_reserve)
@@ -75,7 +76,7 @@ class Proxy:
         self._budget.request(self._clock())
         self._in_flight += 1
         try:
-            async with asyncio.timeout(self._limit):
+            async with self._limits.limit():
                 await self._deliver(delivery)
         except TimeoutError:
             await delivery.fail(UPSTREAM_TIMEOUT)
