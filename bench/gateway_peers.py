@@ -201,7 +201,7 @@ async def gateway(folder: Path, core: int, upstream_ports: tuple[int, int]) -> A
         slices = {"metadata": {"name": "bench-abcde", "namespace": _NAMESPACE, "labels": labels}}
         await kube.put(ENDPOINT_SLICES, slices | {"addressType": "IPv4", "endpoints": [ready], "ports": []})
         environ = {
-            "PATH": os.environ["PATH"],
+            **os.environ,
             "KUBECONFIG": str(kubeconfig),
             "RYZANSTEIN_NAMESPACE": "ryzanstein",
             "RYZANSTEIN_WATCH_NAMESPACES": _NAMESPACE,
