@@ -20,9 +20,6 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-SUMMED: Final = frozenset[str]()
-"""Gauges of the View of which each process holds a part. All others are of things that all processes see alike, and
-the highest value, the worst, is shown."""
 _READS: Final = 5
 
 
@@ -49,7 +46,8 @@ def families(view: Collector) -> tuple[Family, ...]:
 
 
 def merged(views: Iterable[tuple[Family, ...]]) -> list[Metric]:
-    """The gauges of several processes as one."""
+    """The gauges of several processes as one. All look at the same things, so the highest value is shown: of an age or
+    an alarm the worst, of a count that of the process that has heard last of a newcomer."""
     helps: dict[str, str] = {}
     values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in (family for view in views for family in view):
@@ -58,7 +56,7 @@ def merged(views: Iterable[tuple[Family, ...]]) -> list[Metric]:
         for labels, value in family.samples:
             key = tuple(labels.items())
             before = into.get(key)
-            into[key] = value if before is None else before + value if family.name in SUMMED else max(before, value)
+            into[key] = value if before is None else max(before, value)
     return [_gauge(name, helps[name], samples) for name, samples in values.items()]
 
 

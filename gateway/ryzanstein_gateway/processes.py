@@ -74,17 +74,17 @@ class Parent:
         self._draining = asyncio.Event()
         self._hopeless = asyncio.Event()
         self._heartbeat = Heartbeat()
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._restarts = Counter(
             "ryzanstein_gateway_process_restarts", "Gateway processes that died and were replaced.",
-            registry=self._registry,
+            registry=self.registry,
         )  # fmt: skip
         self._lost = Counter(
             "ryzanstein_gateway_requests_lost", "Requests in flight in a gateway process that died.",
-            registry=self._registry,
+            registry=self.registry,
         )  # fmt: skip
         ready = Gauge(
-            "ryzanstein_gateway_processes_ready", "Gateway processes that take requests.", registry=self._registry
+            "ryzanstein_gateway_processes_ready", "Gateway processes that take requests.", registry=self.registry
         )
         ready.set_function(lambda: sum(slot.report is not None and not slot.report.not_ready for slot in self._slots))
 
@@ -97,10 +97,10 @@ class Parent:
         ):
             self._port: int = held.getsockname()[1]
             self._directory = Path(name)
-            self._registry.register(Summed(self._directory, self._views))
+            self.registry.register(Summed(self._directory, self._views))
             health = HealthServer(
                 settings.host, settings.health_port, live=self._why_not_live, ready=self._why_not_ready,
-                registry=self._registry,
+                registry=self.registry,
             )  # fmt: skip
             health.start()
             beat = asyncio.create_task(self._beat())
