@@ -15,7 +15,7 @@ from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
 
 
 def network_policy(service: InferenceService, settings: Settings) -> Manifest:
-    """Nothing in or out but what is listed: the gateway's requests and checks, scrapes, a hub model's download, traces."""
+    """Nothing in or out but what is listed: the gateway's requests and checks, scrapes, a hub's download, traces."""
     spec = {
         "podSelector": {"matchLabels": names.selector(service.metadata.name)},
         "policyTypes": ["Ingress", "Egress"],
