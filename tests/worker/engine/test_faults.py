@@ -102,6 +102,19 @@ async def test_a_prefill_longer_than_the_hang_timeout_is_progress(tmp_path: Path
         assert time.monotonic() - start > 0.8, "the prefill was too short to show anything"
 
 
+async def test_a_rank_that_speaks_no_frames_ends_the_group(model_dir: Path) -> None:
+    async with started(model_dir, 1) as (engine, pids):
+        stream = engine.generate(add_request(PROMPT, max_tokens=450))
+        await anext(stream)
+        engine._executor.links[0]._reader.feed_data(b"\xff" * 64)  # as if it had written it
+        async with asyncio.timeout(10):
+            assert (await engine.wait_lost()).rank == 0
+        with pytest.raises(GroupLostError):
+            async for _ in stream:
+                pass
+        assert not any(is_running(pid) for pid in pids)
+
+
 @pytest.fixture
 def parent(model_dir: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(

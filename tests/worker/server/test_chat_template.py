@@ -50,6 +50,15 @@ async def test_a_conversation_of_the_model_shipped_with_transformers_conventions
         assert await template.render([USER, USER]) == '<s>{"a": "<é>"}hi</s>4'
 
 
+async def test_a_template_that_tells_the_date_tells_the_answers_own() -> None:
+    """Whoever goes on with the answer, later and elsewhere, renders the same prompt."""
+    async with _template("{{ strftime_now('%Y-%m-%d %H:%M:%S') }}") as template:
+        moments = [await template.render([USER], now=now) for now in (86_400, 86_400, 86_401)]
+        assert moments[0] == moments[1] != moments[2]
+        assert moments[0].startswith("1970-01-0")
+        assert not (await template.render([USER])).startswith("1970")
+
+
 def test_our_rendering_is_that_of_transformers() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
