@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from aiohttp import web
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
@@ -143,6 +145,19 @@ async def test_both_processes_get_connections_and_one_that_hangs_is_replaced(tmp
         await until(lambda: not is_running(frozen), 15, "the parent kills what has fallen silent")
         await gateway.until_metric(READY, 2)
         assert (await ask(gateway)).status_code == 200
+
+
+async def test_grpc_shares_its_port_too_and_outlives_a_process(gateway: GatewayProcess) -> None:
+    async def check() -> bool:
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}", options=own) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    assert all([await check() for _ in range(8)])
+    os.kill(gateway.members[0], signal.SIGKILL)
+    await gateway.until_metric(RESTARTS, 1)
+    assert all([await check() for _ in range(8)])
 
 
 async def test_sigterm_is_not_ready_at_once_lets_every_stream_end_and_ends_all(

@@ -1,19 +1,26 @@
 """Traces: what a collector is sent of requests, and that nothing is made, and nobody waits, where none is wanted."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from gateway_process import GatewayProcess, announce, gateway_process
-from gateway_world import World, open_world
+from gateway_world import KEY, World, open_world
+from journaled import End, Journaled
 from otlp import Collector, Span, collector
+from ryzanstein.v1 import inference_pb2 as pb
+from ryzanstein.v1.inference_pb2_grpc import InferenceStub
 from ryzanstein_gateway.settings import read_settings
 from ryzanstein_gateway.trace import UNTRACED, is_enabled
+from ryzanstein_worker.contract import REALTIME
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, serve_worker
 
@@ -107,6 +114,60 @@ async def test_each_try_has_a_span_and_the_one_that_failed_says_why(
     assert (failed.status, failed.attributes["error.type"]) == (ERROR, "draining")
     assert (after.trace_id, after.parent_id) == (failed.trace_id, failed.parent_id)
     assert after.attributes["ryzanstein.ending"] == "answered"
+
+
+async def test_a_stream_that_goes_on_elsewhere_is_one_trace_with_the_loss_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as kept:
+        traced(monkeypatch, kept)
+        async with open_world(tmp_path, monkeypatch, traces=True) as world:
+            replicas = [await world.add_replica() for _ in range(2)]
+            once = [End.RESET]  # whichever is asked first is lost
+            for one in replicas:
+                one.answer = Journaled(ends=once, end_after=10).answer
+            await world.route("demo")
+            await world.endpoints("demo", replicas)
+            body = {"model": "demo", "stream": True, "max_tokens": 12}
+            reply = await world.client.post("/v1/chat/completions", json=body, headers=TRACEPARENT)
+            assert reply.text.endswith("data: [DONE]\n\n")
+            spans = await spans_of(kept, 4)
+    server = by_name(spans, "chat demo")
+    lost, resumed = [span for span in spans if span.name == "send"]
+    assert {span.parent_id for span in (lost, resumed)} == {server.span_id}
+    assert (lost.attributes["ryzanstein.ending"], lost.status) == ("crash", ERROR)
+    assert resumed.attributes["ryzanstein.ending"] == "answered"
+    assert resumed.links == [lost.span_id]
+    delivered = [span.attributes["gen_ai.usage.output_tokens"] for span in (lost, resumed)]
+    assert 0 < delivered[0] < sum(delivered) == server.attributes["gen_ai.usage.output_tokens"] == 12
+    told = {"ryzanstein.endpoint": lost.attributes["ryzanstein.endpoint"], "reason": "crash", "outcome": "resumed"}
+    assert ("migration", told) in server.events
+    assert (server.attributes["ryzanstein.migrations"], server.status) == (1, 0)
+
+
+async def test_requests_over_grpc_and_websocket_are_traced_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as kept:
+        traced(monkeypatch, kept)
+        async with open_world(tmp_path, monkeypatch, traces=True) as world:
+            one = await world.add_replica()
+            await world.route("demo")
+            await world.endpoints("demo", [one])
+            headers = {"authorization": f"Bearer {KEY}"} | TRACEPARENT
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{world.gateway.grpc_port}") as channel:
+                ask = pb.ChatRequest(model="demo", messages=[pb.Message(role=pb.ROLE_USER, content=SECRET)])
+                await InferenceStub(channel).Chat(ask, metadata=tuple(headers.items()), timeout=10)
+            url = f"ws://127.0.0.1:{world.gateway.port}{REALTIME}"
+            async with connect(url, additional_headers=headers, proxy=None) as socket, asyncio.timeout(10):
+                await socket.send(json.dumps({"type": "create", "id": "1", "kind": "chat", "request": STREAM}))
+                while json.loads(await socket.recv())["type"] == "event":
+                    pass
+            spans = await spans_of(kept, 6)
+    servers = [span for span in spans if span.name == "chat demo"]
+    assert [span.attributes["network.protocol.name"] for span in servers] == ["grpc", "websocket"]
+    assert {(span.trace_id, span.parent_id) for span in servers} == {(TRACE, PARENT)}
+    assert SECRET.encode() not in kept.raw
 
 
 @pytest.mark.parametrize("status", [503, 0])

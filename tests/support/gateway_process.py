@@ -32,6 +32,7 @@ class GatewayProcess:
     replicas: list[Replica]
     port: int
     health_port: int
+    grpc_port: int
     records: list[dict[str, Any]] = field(default_factory=list)
     """Its log."""
 
@@ -96,7 +97,7 @@ async def gateway_process(
         upstream = free_port()
         ones = [await stack.enter_async_context(replica(f"127.0.0.{2 + n}", upstream)) for n in range(replicas)]
         await announce(kube, [one.host for one in ones], upstream)
-        port, health = free_port(), free_port()
+        port, health, grpc_port = free_port(), free_port(), free_port()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ryzanstein_gateway"),
             env={name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
@@ -108,7 +109,7 @@ async def gateway_process(
                 "RYZANSTEIN_GATEWAY_HOST": "127.0.0.1",
                 "RYZANSTEIN_GATEWAY_PORT": str(port),
                 "RYZANSTEIN_GATEWAY_HEALTH_PORT": str(health),
-                "RYZANSTEIN_GATEWAY_GRPC_PORT": str(free_port()),
+                "RYZANSTEIN_GATEWAY_GRPC_PORT": str(grpc_port),
                 "RYZANSTEIN_DRAIN_GRACE_SECONDS": "0.2",
                 "RYZANSTEIN_DRAIN_SECONDS": "10",
                 "TMPDIR": str(tmp_path),
@@ -116,7 +117,7 @@ async def gateway_process(
             | environ,
             stdout=asyncio.subprocess.PIPE,
         )
-        one = GatewayProcess(process, kube, ones, port, health)
+        one = GatewayProcess(process, kube, ones, port, health, grpc_port)
         reader = asyncio.create_task(_read(one))
         stack.push_async_callback(_end, one, reader)
         if wait:
