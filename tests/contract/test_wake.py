@@ -13,6 +13,7 @@ import pytest
 
 from fakeapi import FakeApi
 from fakeapi import fake_api as fake_api
+from gateway_world import open_world
 from replica import free_port
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.wake import Waker
@@ -103,6 +104,23 @@ async def test_an_operator_that_is_not_there_costs_nothing_and_is_told_when_it_c
         await waker.close()
 
 
+async def test_a_request_at_the_gateway_is_told_of_where_no_replica_is_there_or_none_takes_it(
+    ear: Ear, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path, monkeypatch, operator_url=ear.url, operator_key_file=key_file) as world:
+        gone = await world.add_replica()
+        await gone.stop()
+        for number, model in enumerate(("none", "refusing"), 1):
+            await world.route(model)
+            await world.endpoints(model, [] if model == "none" else [gone])
+            ask = asyncio.create_task(world.ask(model=model, messages=[]))
+            await until_heard(ear, number)
+            assert ear.heard[-1][1].service == model
+            assert ear.heard[-1][1].waiting == 1
+            ask.cancel()
+            await asyncio.gather(ask, return_exceptions=True)
+
+
 async def test_without_a_key_or_an_address_nothing_is_said(ear: Ear, tmp_path: Path) -> None:
     wakers = [
         Waker(ear.url, tmp_path / "missing", "g"),
@@ -159,6 +177,7 @@ async def test_requests_that_wait_become_one_event_on_the_service(
                 while not told():
                     await asyncio.sleep(0.01)
             assert time.monotonic() - began < 3, "at once, not at the next resync"
+            waiting[0] = 9
             await asyncio.sleep(0.6)
             assert told() == ["4 requests wait for a replica; spec.replicas is 0"]
             await waker.close()
