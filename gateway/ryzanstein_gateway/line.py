@@ -63,10 +63,11 @@ def capacity_of(candidates: Sequence[Candidate]) -> Capacity:
         if candidate.tier != best:
             continue
         load = candidate.load
-        if load is None or load.max_num_seqs <= 0 or load.age_seconds > FRESH_SECONDS:
+        if load is None or load.max_num_seqs <= 0:
             return Capacity(len(candidates))
         slots += load.max_num_seqs + max(1, math.floor(load.max_num_seqs * ALLOWANCE))
-        others += max(0, load.running + load.waiting - load.in_flight)
+        if load.age_seconds <= FRESH_SECONDS:  # what others have there changes; how much it takes does not
+            others += max(0, load.running + load.waiting - load.in_flight)
     return Capacity(len(candidates), slots, others)
 
 

@@ -357,3 +357,38 @@ async def test_what_a_replica_cannot_take_waits_here_and_the_first_place_that_is
     for _ in asks:
         one.step.release()
     assert {reply.status_code for reply in await asyncio.gather(*asks)} == {200}
+
+
+async def test_under_overload_some_are_refused_at_once_and_the_rest_answered_in_time(world: World) -> None:
+    one = await world.add_replica()
+    places, seconds, timeout = 5, 0.2, 2
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert one.running <= places
+        await asyncio.sleep(seconds)
+        return web.json_response(one.unary("demo"))
+
+    one.answer = answer
+    await world.route("demo", queueTimeoutSeconds=timeout, maxQueuedRequests=1000)
+    await world.endpoints("demo", [one])
+    fleet = world.gateway._fleet
+    route = fleet.table.by_model["demo"]
+    (endpoint,) = fleet.endpoints(route)
+    fleet.replica(endpoint, route).told(Status(max_num_seqs=places - 1))
+    asks = []
+    for _ in range(40):  # ten in the time in which two and a half can be answered
+        asks += [asyncio.create_task(world.ask(**ASK)) for _ in range(10)]
+        await asyncio.sleep(seconds / 2)
+    replies = await asyncio.gather(*asks)
+    answered = [reply.elapsed.total_seconds() for reply in replies if reply.status_code == 200]
+    refused = [reply for reply in replies if reply.status_code != 200]
+    assert len(answered) + len(refused) == 400
+    assert {reply.status_code for reply in refused} == {503}
+    assert {reply.json()["error"]["code"] for reply in refused} == {"overloaded"}
+    assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
+    assert len(answered) >= 60, "of the hundred and more that could be"
+    assert len(refused) >= 100, "it was no overload"
+    line = 'ryzanstein_gateway_queue_wait_seconds_bucket{le="5.0",model="demo",priority="normal"}'
+    total = 'ryzanstein_gateway_queue_wait_seconds_count{model="demo",priority="normal"}'
+    assert await world.metric(line) == await world.metric(total), "nobody waited much longer than the timeout"
+    assert (await world.ask(**ASK)).status_code == 200

@@ -33,8 +33,10 @@ def test_capacity_is_what_the_best_replicas_take_and_unknown_where_one_does_not_
     assert capacity_of([known]) == Capacity(1, 80, 12)
     assert capacity_of([known, replica("b", max_num_seqs=2, running=1, in_flight=1)]) == Capacity(2, 83, 12)
     assert capacity_of([known, replica("bad", tier=1, max_num_seqs=64)]) == Capacity(2, 80, 12)
-    for silent in (replica("b"), replica("b", max_num_seqs=0), replica("b", max_num_seqs=8, age_seconds=60)):
+    for silent in (replica("b"), replica("b", max_num_seqs=0)):
         assert capacity_of([known, silent]).slots is None
+    stale = replica("b", max_num_seqs=8, running=8, age_seconds=60)
+    assert capacity_of([known, stale]) == Capacity(2, 90, 12), "what it takes is known, what it has is not"
 
 
 def test_room_is_what_others_leave_and_never_less_than_an_equal_share() -> None:
