@@ -22,7 +22,7 @@ from ryzanstein_gateway.settings import read_settings
 from ryzanstein_gateway.trace import UNTRACED, is_enabled
 from ryzanstein_worker.contract import REALTIME
 from tiny_model import write_tiny_model
-from worker_process import MODEL_NAME, serve_worker
+from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -245,6 +245,7 @@ async def test_one_trace_leads_from_the_client_through_the_gateway_into_the_engi
                 reply = await until_served(gateway, body)
                 assert reply.text.endswith("data: [DONE]\n\n")
                 spans = [span for span in await spans_of(kept, 7) if span.trace_id == TRACE]
+            direct = await call_over_grpc(worker, kept)
     gateways = [span for span in spans if span.service == "ryzanstein-gateway"]
     server, send = by_name(gateways, f"text_completion {MODEL_NAME}"), by_name(gateways, "send")
     workers = [span for span in spans if span.service == "ryzanstein-worker"]
@@ -259,6 +260,9 @@ async def test_one_trace_leads_from_the_client_through_the_gateway_into_the_engi
     assert inner.attributes["gen_ai.usage.output_tokens"] == server.attributes["gen_ai.usage.output_tokens"] == 6
     assert inner.attributes["gen_ai.usage.input_tokens"] == prefill.attributes["gen_ai.usage.input_tokens"] > 0
     assert inner.attributes["ryzanstein.request.id"] == reply.headers["x-request-id"]
+    call = by_name(direct, f"text_completion {MODEL_NAME}")
+    assert (call.parent_id, call.attributes["network.protocol.name"]) == (PARENT, "grpc")
+    assert by_name(direct, "engine.decode").parent_id == call.span_id
     assert SECRET.encode() not in kept.raw
     (access,) = [one for one in gateway.records if one.get("trace_id") == TRACE and one["status"] == 200]
     assert access["completion_tokens"] == 6
@@ -272,3 +276,14 @@ async def until_served(gateway: GatewayProcess, body: dict[str, Any]) -> httpx.R
             if reply.status_code == 200:
                 return reply
             await asyncio.sleep(0.1)
+
+
+async def call_over_grpc(worker: WorkerProcess, kept: Collector) -> list[Span]:
+    """The spans of one call to the worker itself."""
+    before = len(kept.spans)
+    (serving,) = [record for record in worker.records if record["message"] == "serving"]
+    ask = pb.CompletionRequest(model=MODEL_NAME, prompt=SECRET, sampling=pb.Sampling(max_tokens=2))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{serving['grpc_port']}") as channel:
+        await InferenceStub(channel).Complete(ask, metadata=tuple(TRACEPARENT.items()), timeout=20)
+    await spans_of(kept, before + 4)
+    return kept.spans[before:]

@@ -26,7 +26,7 @@ from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.server.api import build_app
 from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
 from ryzanstein_worker.server.gate import Gate
-from ryzanstein_worker.server.grpc_api import LIMITS, GrpcApi
+from ryzanstein_worker.server.grpc_api import LIMITS, GrpcApi, Traced
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.server.protocol import BoundedHttpProtocol
 from ryzanstein_worker.server.quarantine import Quarantine
@@ -132,7 +132,8 @@ class _Worker:
         app = build_app(service, self._probes, self._metrics)
         tracing = Tracing(service.name) if is_enabled() else None
         gate = Gate(app if tracing is None else tracing.around(app))
-        server, grpc_server = _uvicorn(gate), GrpcServer(GrpcApi(service, gate), LIMITS)
+        api = GrpcApi(service, gate)
+        server, grpc_server = _uvicorn(gate), GrpcServer(api if tracing is None else Traced(api, tracing), LIMITS)
         await grpc_server.start(address_of(config.host, self._grpc_port))
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
         self._probes.engine, self._probes.phase = engine, "serving"

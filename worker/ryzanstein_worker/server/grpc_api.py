@@ -25,6 +25,7 @@ from ryzanstein_worker.server.quarantine import fingerprint
 from ryzanstein_worker.server.responses import Answer
 from ryzanstein_worker.server.service import Caller, Piece, Run, Service
 from ryzanstein_worker.server.stream import as_api_error
+from ryzanstein_worker.telemetry.tracing import Tracing
 
 LIMITS: Final = Limits(max_message_bytes=16 << 20, max_metadata_bytes=64 << 10, max_connections=4096, max_streams=4096)
 INLINE_BYTES: Final = 1 << 16
@@ -71,6 +72,22 @@ class GrpcApi:
         if isinstance(parsed, CompletionRequest):
             return await self._service.completion(parsed, caller)
         return await self._service.chat(parsed, caller)
+
+
+class Traced:
+    """The same, with a span around each call that generates."""
+
+    def __init__(self, api: GrpcApi, tracing: Tracing) -> None:
+        self._api = api
+        self._tracing = tracing
+
+    async def answer(self, method: Method, request: Any, call: Call) -> None:
+        """Send the answer to one call. Raises Failure."""
+        if method is LIST_MODELS:
+            await self._api.answer(method, request, call)
+            return
+        with self._tracing.request(method.path, call.metadata, call.request_id, "grpc"):
+            await self._api.answer(method, request, call)
 
 
 def _read(body: Object, method: Method) -> tuple[Request, bytes]:

@@ -9,8 +9,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Thread
 from typing import Any, Final
@@ -65,13 +65,50 @@ class Tracing:
         """The application, with a span around each request that generates."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            operation = _OPERATIONS.get(scope["path"]) if scope["type"] == "http" else None
-            if operation is None or scope["method"] != "POST":
+            if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _OPERATIONS:
                 await app(scope, receive, send)
                 return
-            await self._trace(operation, app, scope, receive, send)
+            with self.request(scope["path"], scope["headers"], scope["state"]["request_id"], "http") as request:
+
+                async def watched(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        request.answered(message["status"])
+                    await send(message)
+
+                await app(scope, receive, watched)
 
         return traced
+
+    @contextmanager
+    def request(
+        self, path: str, headers: Iterable[tuple[bytes, bytes]], request_id: str, protocol: str
+    ) -> "Iterator[RequestTrace]":
+        """A span for a request, beneath the one that its headers name; what runs within is told of it by `current`."""
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        operation = _OPERATIONS[path]
+        span = self._tracer.start_span(
+            f"{operation} {self._model}",
+            TraceContextTextMapPropagator().extract(carrier, context.Context()),
+            SpanKind.SERVER,
+            {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "ryzanstein",
+                "gen_ai.request.model": self._model,
+                "network.protocol.name": protocol,
+                "url.path": path,
+                "ryzanstein.request.id": request_id,
+            },
+        )
+        request = RequestTrace(self._tracer, span)
+        token = _current.set(request)
+        try:
+            yield request
+        except Exception as error:
+            request.failed(type(error).__name__)  # its name alone: a message could hold a client's words
+            raise
+        finally:
+            _current.reset(token)
+            request.end()
 
     async def close(self) -> None:
         """Send what is left, for a moment at most. On a thread that nobody waits for at the exit: with a collector
@@ -86,37 +123,6 @@ class Tracing:
         Thread(target=flush, name="trace flush", daemon=True).start()
         with suppress(TimeoutError):
             await asyncio.wait_for(flushed.wait(), FLUSH_SECONDS)
-
-    async def _trace(self, operation: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        span = self._tracer.start_span(
-            f"{operation} {self._model}",
-            TraceContextTextMapPropagator().extract(carrier, context.Context()),
-            SpanKind.SERVER,
-            {
-                "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": "ryzanstein",
-                "gen_ai.request.model": self._model,
-                "http.request.method": "POST",
-                "url.path": scope["path"],
-                "ryzanstein.request.id": scope.get("state", {}).get("request_id", ""),
-            },
-        )
-
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                span.set_attribute("http.response.status_code", message["status"])
-                if message["status"] >= 500:
-                    span.set_status(StatusCode.ERROR)
-            await send(message)
-
-        request = RequestTrace(self._tracer, span)
-        token = _current.set(request)
-        try:
-            await app(scope, receive, watched)
-        finally:
-            _current.reset(token)
-            request.end()
 
 
 class RequestTrace:
@@ -134,6 +140,17 @@ class RequestTrace:
         """One of its choices begins."""
         self._prompts.append(num_prompt_tokens)
         return ChoiceTrace(self, arrival, num_prompt_tokens)
+
+    def answered(self, status: int) -> None:
+        """The reply's HTTP status."""
+        self.span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self.span.set_status(StatusCode.ERROR)
+
+    def failed(self, kind: str) -> None:
+        """There is no reply, or none that is whole."""
+        self.span.set_attribute("error.type", kind)
+        self.span.set_status(StatusCode.ERROR)
 
     def ended(self, tokens: int, reason: str) -> None:
         """A choice has ended."""
