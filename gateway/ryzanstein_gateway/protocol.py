@@ -150,6 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         body = refusal.body()
         head = [b"content-type: application/json", b"connection: close", b"content-length: %d" % len(body)]
+        head += [b"%b: %b" % header for header in refusal.headers if header[0] != b"connection"]
         self.transport.write(STATUS_LINE[refusal.status] + b"\r\n".join(head) + b"\r\n\r\n" + body)
         self.transport.close()
 

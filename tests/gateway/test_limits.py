@@ -158,6 +158,7 @@ async def test_connections_beyond_the_limit_are_turned_away(tmp_path: Path, monk
         got = await raw(world)
         assert got.startswith(b"HTTP/1.1 503 ")
         assert b"too_many_connections" in got
+        assert b"\r\nretry-after: 2\r\n" in got
         for _, writer in held:
             writer.close()
             await writer.wait_closed()
