@@ -209,6 +209,7 @@ async def gateway(folder: Path, core: int, upstream_ports: tuple[int, int]) -> A
             "RYZANSTEIN_GATEWAY_HOST": "127.0.0.1",
             "RYZANSTEIN_GATEWAY_PORT": str(port),
             "RYZANSTEIN_GATEWAY_HEALTH_PORT": str(health),
+            "RYZANSTEIN_GATEWAY_GRPC_PORT": str(free_port()),
             "RYZANSTEIN_MAX_CONNECTIONS": "20000",
             "RYZANSTEIN_DRAIN_GRACE_SECONDS": "0.1",
             "RYZANSTEIN_DRAIN_SECONDS": "1",
