@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 from bench import gateway_peers as peers
 from bench.gateway_load import Job, Latency, Result, Target, request_bytes
-from bench.gateway_proc import usage
+from bench.gateway_proc import undisturbed, usage
 
 UNARY_REQUESTS: Final = 300
 TOKEN_ROUNDS: Final = 12
@@ -55,6 +55,8 @@ class Bench:
     first: int
     last: int
     replica: Target
+    replica_pid: int
+    realtime: bool
     proxies: dict[str, peers.Running] = field(default_factory=dict)
 
     def target(self, name: str) -> Target:
@@ -72,7 +74,9 @@ class Rate:
 
 async def load(bench: Bench, job: Job, while_held: Callable[[int], None] | None = None) -> Result:
     """Run a job in a process on the first core; `while_held` is called while an idle job holds its streams."""
-    command = peers.pinned(bench.first, sys.executable, "-m", "bench.gateway_load", msgspec.json.encode(job).decode())
+    client = (sys.executable, "-m", "bench.gateway_load", msgspec.json.encode(job).decode())
+    realtime = ("chrt", "-r", "1") if bench.realtime and job.kind in ("unary", "tokens") else ()
+    command = peers.pinned(bench.first, *realtime, *client)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     assert process.stdout is not None
@@ -94,7 +98,9 @@ async def latencies(bench: Bench, kind: str) -> dict[str, Latency]:
         job = Job(kind=kind, targets=targets, requests=UNARY_REQUESTS, gap_seconds=0.004, tokens=16)
     else:
         job = Job(kind=kind, targets=targets, requests=TOKEN_ROUNDS, gap_seconds=0.01, tokens=TOKENS, pace=10)
-    result = await load(bench, job)
+    sessions = [bench.replica_pid, *(proxy.pid for proxy in bench.proxies.values())] if bench.realtime else []
+    with undisturbed(sessions):
+        result = await load(bench, job)
     if result.failed:
         raise RuntimeError(f"{result.failed} requests failed in {kind}")
     return result.latency
@@ -211,17 +217,17 @@ async def hang_up(bench: Bench, name: str) -> None:
     )
 
 
-async def run(skip: frozenset[str], only: frozenset[str], rounds: int) -> None:
+async def run(skip: frozenset[str], only: frozenset[str], rounds: int, *, realtime: bool) -> None:
     """Start everything, measure, print."""
     first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
-        ports = await stack.enter_async_context(peers.upstream(folder, first))
-        bench = Bench(folder, first, last, Target(DIRECT, ports[0]))
-        bench.proxies["nginx"] = await stack.enter_async_context(peers.nginx(folder, last, ports[0]))
-        bench.proxies[OURS] = await stack.enter_async_context(peers.gateway(folder, last, ports))
+        replica = await stack.enter_async_context(peers.upstream(folder, first))
+        bench = Bench(folder, first, last, Target(DIRECT, replica.port), replica.pid, realtime)
+        bench.proxies["nginx"] = await stack.enter_async_context(peers.nginx(folder, last, replica.port))
+        bench.proxies[OURS] = await stack.enter_async_context(peers.gateway(folder, last, replica))
         if "litellm" not in skip:
-            bench.proxies["litellm"] = await stack.enter_async_context(peers.litellm(folder, last, ports[0]))
+            bench.proxies["litellm"] = await stack.enter_async_context(peers.litellm(folder, last, replica.port))
         if not only or "latency" in only:
             tell_latency("Latency of a unary request, one at a time", await latencies(bench, "unary"))
             tell_latency("Latency of a streamed token, one stream at a time", await latencies(bench, "tokens"))
@@ -247,8 +253,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--skip", nargs="*", default=[], help="peers to leave out: litellm")
     parser.add_argument("--only", nargs="*", default=[], help="latency unary tokens hangups idle")
+    parser.add_argument(
+        "--realtime", action="store_true", help="measure latency with the processor taken from all else; needs root"
+    )
     arguments = parser.parse_args()
-    asyncio.run(run(frozenset(arguments.skip), frozenset(arguments.only), arguments.rounds))
+    skip, only = frozenset(arguments.skip), frozenset(arguments.only)
+    asyncio.run(run(skip, only, arguments.rounds, realtime=arguments.realtime))
 
 
 if __name__ == "__main__":

@@ -122,13 +122,20 @@ async def _answers(name: str, process: asyncio.subprocess.Process, port: int, lo
         await asyncio.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Upstream(Running):
+    """The replica."""
+
+    health_port: int
+
+
 @asynccontextmanager
-async def upstream(folder: Path, core: int) -> AsyncIterator[tuple[int, int]]:
-    """The replica: its port and its health port."""
+async def upstream(folder: Path, core: int) -> AsyncIterator[Upstream]:
+    """The replica behind all of them."""
     port, health = free_port(), free_port()
     command = pinned(core, sys.executable, "-m", "bench.gateway_upstream", "127.0.0.1", str(port), str(health))
-    async with started("upstream", command, port, folder / "upstream.log"):
-        yield port, health
+    async with started("upstream", command, port, folder / "upstream.log") as running:
+        yield Upstream(running.name, port, running.pid, health)
 
 
 @asynccontextmanager
@@ -179,7 +186,7 @@ def os_files() -> int:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, core: int, upstream_ports: tuple[int, int]) -> AsyncIterator[Running]:
+async def gateway(folder: Path, core: int, replica: Upstream) -> AsyncIterator[Running]:
     """Ours, as the chart runs it: the real process, keys required, routes and endpoints from a Kubernetes API."""
     port, health = free_port(), free_port()
     key_set = folder / "keysets" / "default"
@@ -189,7 +196,7 @@ async def gateway(folder: Path, core: int, upstream_ports: tuple[int, int]) -> A
         kubeconfig = folder / "kubeconfig"
         kube.write_kubeconfig(kubeconfig)
         route: dict[str, object] = {"model": MODEL, "namespace": _NAMESPACE, "service": MODEL, "keySets": ["default"]}
-        route |= {"port": upstream_ports[0], "healthPort": upstream_ports[1]}
+        route |= {"port": replica.port, "healthPort": replica.health_port}
         routes = {"metadata": {"name": ROUTES_CONFIG_MAP, "namespace": "ryzanstein"}}
         await kube.put(CONFIG_MAPS, routes | {"data": {ROUTES_KEY: json.dumps({"version": 1, "models": [route]})}})
         labels = {"kubernetes.io/service-name": MODEL, LABEL_SERVICE: MODEL}

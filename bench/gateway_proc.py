@@ -1,6 +1,8 @@
-"""What a session of processes has used, from /proc."""
+"""What a session of processes has used, from /proc; and how to give it the processor whenever it wants it."""
 
+import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,37 @@ class Usage:
     files: int
 
 
+def sessions_threads(session: int) -> list[int]:
+    """The thread ids of every process whose session is that of `session`'s leader."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if folder.name.isdigit() and int(_fields(folder)[3]) == session:
+                found += [int(thread) for thread in os.listdir(folder / "task")]
+    return found
+
+
+@contextlib.contextmanager
+def undisturbed(sessions: Iterable[int]) -> Iterator[None]:
+    """Run these before all else that the machine does (SCHED_RR), as if it did nothing else. Needs root."""
+    threads = [thread for session in sessions for thread in sessions_threads(session)]
+    _schedule(threads, os.SCHED_RR, 1)
+    try:
+        yield
+    finally:
+        _schedule(threads, os.SCHED_OTHER, 0)
+
+
+def _schedule(threads: list[int], policy: int, priority: int) -> None:
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(thread, policy, os.sched_param(priority))
+
+
+def _fields(folder: Path) -> list[str]:
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
 def usage(session: int) -> Usage:
     """Of every process whose session is that of `session`'s leader."""
     cpu, rss, files, processes = 0, 0, 0, 0
@@ -25,7 +58,7 @@ def usage(session: int) -> Usage:
         if not folder.name.isdigit():
             continue
         try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            fields = _fields(folder)
             if int(fields[3]) != session:
                 continue
             status = (folder / "status").read_text()
