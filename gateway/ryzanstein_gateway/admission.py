@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.errors import (
     NO_REPLICA,
@@ -106,8 +108,7 @@ class Permit:
                 ticket.refund()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+class _Ask(msgspec.Struct, frozen=True):
     """One request as the line sees it."""
 
     key: str

@@ -40,8 +40,7 @@ CLIENT_CLOSED: Final = 499
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One authenticated request on its way through a handler."""
 
     principal: Principal
@@ -129,12 +128,7 @@ class App:
     async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive, watch: Watch) -> None:
         principal = self._authenticate(exchange)
         exchange.key_id = principal.key_id
-        at_path = [rule for rule in RULES if rule.matches(exchange.path)]
-        if not at_path:
-            raise Refused(UNKNOWN_URL)
-        rule = next((rule for rule in at_path if rule.method == exchange.method), None)
-        if rule is None:
-            raise Refused(_allow(METHOD_NOT_ALLOWED, at_path))
+        rule = _EXACT.get((exchange.method, exchange.path)) or _rule_of(exchange.method, exchange.path)
         await rule.handler(self, Call(principal, exchange, reply, receive, watch))
 
     def _authenticate(self, exchange: Exchange) -> Principal:
@@ -182,6 +176,7 @@ RULES: Final = (
     Rule("GET", MODELS + "/", App.get_model, prefix=True),
 )
 """All that the API port answers. A path that is not here is a 404, and only to a valid key."""
+_EXACT: Final = {(rule.method, rule.path): rule for rule in RULES if not rule.prefix}
 SOCKETS: Final = frozenset({REALTIME})
 """The paths of WebSockets."""
 
@@ -216,6 +211,16 @@ def _as_handshake(send: Send) -> Send:
         await send({**message, "type": f"websocket.{message['type']}"})
 
     return send_response
+
+
+def _rule_of(method: str, path: str) -> Rule:
+    at_path = [rule for rule in RULES if rule.matches(path)]
+    if not at_path:
+        raise Refused(UNKNOWN_URL)
+    rule = next((rule for rule in at_path if rule.method == method), None)
+    if rule is None:
+        raise Refused(_allow(METHOD_NOT_ALLOWED, at_path))
+    return rule
 
 
 def _allow(refusal: Refusal, rules: list[Rule]) -> Refusal:

@@ -10,10 +10,11 @@ import hmac
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from ryzanstein_gateway.errors import INVALID_KEY, Refused
 
@@ -29,8 +30,7 @@ _log = logging.getLogger(__name__)
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(msgspec.Struct, frozen=True):
     """The owner of a valid key. `key_sets` None: the gateway asks for no key. `cache_salt`, `key_id`: hex, or empty."""
 
     key_sets: frozenset[str] | None

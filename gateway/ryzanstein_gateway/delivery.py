@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from ryzanstein_gateway.errors import STREAM_CUT, Refusal, Refused
 from ryzanstein_gateway.exchange import Exchange, Header, Outlet
 from ryzanstein_gateway.journal import Closing, EventSplitter, Journal, JournalSplitter, Splitter
@@ -51,8 +53,7 @@ _KEPT_BACK: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Errand:
+class Errand(msgspec.Struct, frozen=True):
     """What is to be sent: the body as it came, to whichever replica of the route."""
 
     route: Route

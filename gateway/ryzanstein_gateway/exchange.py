@@ -3,9 +3,9 @@
 Knows ASGI messages; knows nothing of models' whereabouts.
 """
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -62,7 +62,7 @@ class Exchange:
         """From an ASGI scope; the client's request id is kept if it is one of harmless shape."""
         headers: list[Header] = scope["headers"]
         given = next((value for name, value in headers if name == REQUEST_ID), b"")
-        request_id = given.decode() if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given.decode() if _GOOD_ID.fullmatch(given) else os.urandom(16).hex()
         return cls(method=scope.get("method", "GET"), path=scope["path"], headers=headers, request_id=request_id)
 
 

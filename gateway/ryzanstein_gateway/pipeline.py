@@ -4,7 +4,6 @@ REST, WebSocket and gRPC each make a Generation and an Outlet; from here on they
 """
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,8 +25,7 @@ if TYPE_CHECKING:  # not loaded by a gateway that does not trace
     from ryzanstein_gateway.tracing import Tracing
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """One request to generate: `path` says which of OpenAI's two APIs the body is of.
 
     `opening`: a view of the first bytes of its messages or its prompt in the body, MOST_BYTES at most.

@@ -88,15 +88,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head is whole: stop its clock, check its size, hand it on."""
         self._stop_timer()
         self._in_head = False
-        self._head_bytes = 0
+        came, self._head_bytes = self._head_bytes, 0
         self._in_body = True
         self._framing_bytes = 0
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.settings.max_head_bytes:
+        # It is no larger than what came with it, and that was counted, but for a second request in one packet.
+        limit = self.settings.max_head_bytes
+        if not 0 < came <= limit and self._size_of_head() > limit:
             self._refuse(HEAD_TOO_LARGE)
             return
         self.scope["extensions"] = {ABORT: {"close": self.transport.close}, GONE: {"watch": self._watch}}
         super().on_headers_complete()
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _watch(self, on_gone: OnGone) -> None:
         self._on_gone = on_gone
