@@ -25,7 +25,8 @@ from ryzanstein_gateway.cpus import usable_cpus
 from ryzanstein_gateway.exposition import families, merged
 from ryzanstein_gateway.member import Report
 from ryzanstein_gateway.metrics import Metrics
-from ryzanstein_gateway.processes import restart_pause, why_not_ready
+from ryzanstein_gateway.processes import HOPELESS_STARTS, Parent, Slot, restart_pause, why_not_ready
+from ryzanstein_gateway.settings import Settings
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY
 
 ASK: dict[str, Any] = {"model": MODEL, "messages": [], "stream": True}
@@ -197,6 +198,27 @@ async def test_a_member_listens_only_once_it_knows_the_routes(tmp_path: Path) ->
         gateway.kube.broken_status = 0
         await gateway.until_ready()
         assert (await ask(gateway)).status_code == 200
+
+
+async def test_a_parent_none_of_whose_processes_lives_gives_up_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lives: list[int] = []
+
+    async def die(parent: Parent, slot: Slot) -> int:
+        lives.append(slot.number)
+        await asyncio.sleep(0)
+        return 3
+
+    monkeypatch.setattr(Parent, "_live", die)
+    monkeypatch.setattr("ryzanstein_gateway.processes.restart_pause", lambda failures: 0.0)
+    settings = Settings(
+        namespace="rz", watch_namespaces=("rz",), host="127.0.0.1", port=0, health_port=0, processes=2
+    )  # fmt: skip
+    async with asyncio.timeout(10):
+        assert await Parent(settings).run(asyncio.Event()) == 1
+    assert {lives.count(0), lives.count(1)} <= {HOPELESS_STARTS, HOPELESS_STARTS + 1}
+    assert "giving up" in caplog.text
 
 
 def test_the_parent_loads_nothing_that_serves() -> None:
