@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from journal import ASK, read_journal
 from processes import started_at, wait_until
-from ryzanstein_worker.contract import EXIT_GROUP_LOST
+from ryzanstein_worker.contract import EXIT_GROUP_LOST, HEADER_JOURNAL, MARK_LOST_CRASH
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 
 LIVE_SECONDS = 15.0
 """Within which a probe must tell of a frozen engine, at the default settings."""
+LONG = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 500, "ignore_eos": True, "stream": True}
 LONG_PROMPT = [n % 300 for n in range(1000)]
 
 
@@ -58,7 +60,13 @@ def _ask(worker: WorkerProcess, fields: dict[str, Any]) -> httpx.Response:
 
 @pytest.mark.parametrize(("ranks", "victim"), [(1, 0), (2, 0), (2, 1)])
 def test_a_frozen_engine_is_told_while_the_http_process_lives(model_dir: Path, ranks: int, victim: int) -> None:
-    with serve_worker(model_dir, "--tensor-parallel-size", str(ranks)) as worker:
+    with (
+        serve_worker(model_dir, "--tensor-parallel-size", str(ranks)) as worker,
+        httpx.Client(base_url=worker.api, timeout=60) as client,
+        client.stream("POST", "/v1/completions", json=LONG, headers=ASK) as response,
+    ):
+        pieces = response.iter_bytes()
+        stream = next(pieces)
         pids = worker.ranks()
         assert len(pids) == ranks
         epoch = _status(worker)["epoch"]
@@ -69,7 +77,10 @@ def test_a_frozen_engine_is_told_while_the_http_process_lives(model_dir: Path, r
         assert _status(worker)["epoch"] == epoch
         wait_until(lambda: not _is_live(worker), LIVE_SECONDS, "the probe tells of it")
         assert time.monotonic() - start < LIVE_SECONDS
+        stream += b"".join(pieces)
         assert worker.wait(10) == EXIT_GROUP_LOST
+    # Nobody waits for ever: the stream says that another replica can go on.
+    assert read_journal(response.headers[HEADER_JOURNAL], stream).tail == (MARK_LOST_CRASH,)
 
 
 @contextmanager

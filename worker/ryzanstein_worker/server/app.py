@@ -89,6 +89,7 @@ class _Worker:
         config = self._config
         health = HealthServer(config.host, config.health_port, self._probes, self._metrics.render)
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
+        following = asyncio.create_task(self._probes.follow_loop())
         try:
             async with self._engine() as engine:
                 code = 0 if engine is None else await self._serve(engine)
@@ -98,6 +99,7 @@ class _Worker:
         except GroupLostError as error:
             return _lost(error.lost)
         finally:
+            following.cancel()
             health.close()
 
     def _signalled(self) -> None:

@@ -5,11 +5,13 @@ Ready: live, warmed up, not draining. Status: the same and the load, for the gat
 to know all at once; it is 200 as long as the process answers. Knows no requests.
 """
 
+import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Protocol
 
@@ -18,6 +20,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, HEALTH_STATUS, METRICS
 from ryzanstein_worker.engine.status import EngineHealth, EngineLoad
 from ryzanstein_worker.errors import ConfigError
+
+LOOP_TICK_SECONDS = 0.5
+LOOP_SECONDS = 60.0
+"""An event loop that stands still for so long is dead. Far beyond any work of one turn; the gateway sees it earlier."""
 
 Phase = Literal["loading", "serving", "draining"]
 
@@ -49,7 +55,7 @@ class Status:
     ready: bool
     reason: str
     epoch: str  # of this start of the ranks; "" while they start
-    beat_age: float  # seconds since the latest sign of life of the rank whose is oldest; 0 while loading
+    beat_age: float  # seconds since the latest sign of life, of the rank or the server whose is oldest; 0 while loading
     running: int
     waiting: int
     kv_cache_usage: float  # 0..1
@@ -71,15 +77,22 @@ class Probes:
 
     def __init__(self, capacity: Capacity | None = None) -> None:
         self._capacity = capacity or Capacity()
+        self._turned: float | None = None  # time.monotonic() of the event loop's latest turn
         self.phase: Phase = "loading"
         self.engine: HealthSource | None = None
+
+    async def follow_loop(self) -> None:
+        """Note each turn of the event loop this runs on, for ever: one that stands still answers no request."""
+        while True:
+            self._turned = time.monotonic()
+            await asyncio.sleep(LOOP_TICK_SECONDS)
 
     def live(self) -> Verdict:
         """Whether the process should be left alone. A process that loads is alive; Engine.start has its own limit."""
         engine = self.engine
         if engine is None:
             return _verdict(True, "The model is loading.", self.phase)
-        health = engine.health()
+        health = self._health(engine)
         return _verdict(health.alive, health.reason, self.phase, health)
 
     def ready(self) -> Verdict:
@@ -87,7 +100,7 @@ class Probes:
         engine, phase = self.engine, self.phase
         if phase == "loading" or engine is None:
             return _verdict(False, "The model is loading.", phase)
-        health = engine.health()
+        health = self._health(engine)
         if health.alive and phase == "draining":
             return _verdict(False, "The worker is draining.", phase, health)
         return _verdict(health.alive, health.reason, phase, health)
@@ -96,7 +109,7 @@ class Probes:
         """All that the gateway wants to know, from shared memory."""
         engine, ready = self.engine, self.ready()
         load = engine.load() if engine is not None else EngineLoad(0, 0, 0.0)
-        ages = [rank.age_seconds for rank in engine.health().ranks] if engine is not None else []
+        ages = [rank.age_seconds for rank in engine.health().ranks] + [self._loop_age()] if engine is not None else []
         return Status(
             phase=self.phase,
             ready=ready.good,
@@ -109,6 +122,16 @@ class Probes:
             max_num_seqs=self._capacity.max_num_seqs,
             max_queued_requests=self._capacity.max_queued_requests,
         )
+
+    def _loop_age(self) -> float:
+        return 0.0 if self._turned is None else time.monotonic() - self._turned
+
+    def _health(self, engine: HealthSource) -> EngineHealth:
+        """The engine's, unless the server before it is dead: then nobody is served however well it runs."""
+        health, age = engine.health(), self._loop_age()
+        if health.alive and age > LOOP_SECONDS:
+            return replace(health, alive=False, reason=f"the server's event loop has stood still for {age:.0f} s")
+        return health
 
 
 def _verdict(good: bool, reason: str, phase: Phase, health: EngineHealth | None = None) -> Verdict:
