@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from ryzanstein_gateway.errors import STREAM_CUT, Refusal, Refused
+from ryzanstein_gateway.errors import QUARANTINED, STREAM_CUT, Refusal, Refused
 from ryzanstein_gateway.exchange import Exchange, Header, Outlet
 from ryzanstein_gateway.journal import Closing, EventSplitter, Journal, JournalSplitter, Splitter
 from ryzanstein_gateway.migrate import Ending, Losses, resume_body
@@ -117,7 +117,7 @@ class Delivery:
         if response.status == 200 and (response.header(_CONTENT_TYPE) or b"").startswith(_EVENT_STREAM):
             return await self._events(response, replica, attempt, sent_at)
         if self.resuming():
-            return Ending.UNFIT
+            return Ending.QUARANTINED if response.status == QUARANTINED.status else Ending.UNFIT
         return await self._whole(response, replica, attempt)
 
     def lose(self, host: str, losses: Losses) -> None:

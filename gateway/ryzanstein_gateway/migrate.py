@@ -30,6 +30,8 @@ class Ending(StrEnum):
     """The replica says that it has not started and has too much to do."""
     UNFIT = "unfit"
     """The replica does not take what another has begun."""
+    QUARANTINED = "quarantined"
+    """The replica refuses to go on: it knows of crashes with this request that the gateway has not seen."""
     CRASH = "crash"
     """The connection broke, or the replica says that its engine is gone."""
     DRAIN = "drain"

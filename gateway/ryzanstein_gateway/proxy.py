@@ -103,6 +103,9 @@ class Proxy:
                 if self._strikes:
                     self._strikes.clear(fingerprint(delivery.errand.path, delivery.errand.body))
                 return
+            if ending is Ending.QUARANTINED:
+                await delivery.fail(QUARANTINED)
+                return
             if (refusal := self._move(delivery, ending, endpoint)) is not None:
                 await delivery.fail(refusal)
                 return
@@ -135,7 +138,7 @@ class Proxy:
             tried.add(endpoint.host)
             asked += 1
             ending = await self._attempt(endpoint, delivery)
-            if ending is Ending.ANSWERED or ending.lost:
+            if ending in (Ending.ANSWERED, Ending.QUARANTINED) or ending.lost:
                 return ending, endpoint
             if ending is Ending.UNFIT and not delivery.outlet.started:
                 delivery.journal = None  # nothing was delivered: from the beginning, then

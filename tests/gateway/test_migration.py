@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from gateway_world import World, open_world, until
 from journaled import End, Journaled, Run
 from replica import Replica
+from ryzanstein_gateway.delivery import MAX_HELD_REPLY_BYTES
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -208,6 +210,33 @@ async def test_what_was_lost_before_it_was_answered_is_sent_anew(world: World, s
     assert await two.migrations("drain", "anew") == 1
 
 
+@pytest.mark.parametrize(("size", "status"), [(100, 200), (2 * MAX_HELD_REPLY_BYTES, None)])
+async def test_what_is_not_streamed_is_had_anew_as_long_as_nothing_of_it_was_passed_on(
+    world: World, size: int, status: int | None
+) -> None:
+    two = await pair(world)
+
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(size + 1)})
+        await response.prepare(request)
+        for _ in range(4):
+            await response.write(b" " * (size // 4))
+            await asyncio.sleep(0.01)
+        await two.loses.may_end.wait()
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    two.first.answer = break_off
+    if status is None:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await two.ask(stream=False)
+    else:
+        reply = await two.ask(stream=False)
+        assert (reply.status_code, reply.json()) == (status, Run(BODY, chat=True).whole())
+    assert len(two.second.received) == (status is not None)
+
+
 async def test_a_request_at_two_crashes_is_refused_and_never_sent_again(world: World) -> None:
     for streams in (True, False):
         two = await pair(world, End.RESET, before_head=True)
@@ -254,20 +283,23 @@ async def test_drains_are_no_strikes(world: World) -> None:
     assert (await two.ask()).content == undisturbed()
 
 
-async def test_a_replica_without_a_journal_cannot_take_over_and_the_client_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("refuses", "code"), [(0, "upstream_error"), (400, "upstream_error"), (422, "request_quarantined")]
+)
+async def test_where_no_replica_goes_on_the_client_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: int, code: str
 ) -> None:
     async with open_world(tmp_path, monkeypatch, replica_wait_seconds=0.3) as world:
         two = await pair(world, End.RESET)
-        two.keeps.plain = True
+        two.keeps.refuses, two.keeps.plain = refuses, not refuses  # without a journal it cannot take over
         two.loses.may_end.clear()
         await world.endpoints("demo", [two.first])
         async with reading(world) as got:
             await until(lambda: got() != b"", "the stream has begun")
             await world.endpoints("demo", [two.second])
             two.loses.may_end.set()
-        assert told(got()) == "upstream_error"
-        assert two.second.received, "it was not asked"
+        assert told(got()) == code
+        assert two.keeps.resumed, "it was not asked"
 
 
 async def test_a_stream_without_a_journal_is_passed_on_and_cut_when_lost(world: World) -> None:

@@ -62,6 +62,8 @@ class Journaled:
     """Seconds before each token."""
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set: what is to be lost waits for it."""
+    refuses: int = 0
+    """Not 0: answer a resume with this status."""
     plain: bool = False
     """A server that knows of no journal."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
@@ -79,6 +81,8 @@ class Journaled:
         if request.content_type == CONTENT_TYPE_RESUME:
             body, state = body["request"], body["resume"]
             self.resumed.append(state)
+            if self.refuses:
+                return web.json_response({"error": {}}, status=self.refuses)
         end = self.ends.pop(0) if self.ends else None
         if end is not None and (self.before_head or not body.get("stream")):
             return await self._lose_unanswered(request, end)
