@@ -101,18 +101,18 @@ async def test_the_status_shows_what_the_engine_does(worker: WorkerProcess) -> N
             answer: dict[str, Any] = (await client.get(f"{worker.health}/health/status")).json()
             return answer
 
-        body = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 120, "ignore_eos": True, "n": 24}
+        body = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 40, "ignore_eos": True, "n": 24}
         asked = asyncio.create_task(client.post(f"{worker.api}/v1/completions", json=body))
         seen = []
         while not asked.done():
             seen.append(await status())
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.03)
         assert (await asked).status_code == 200
         # 16 at most run at once, and all are told of from the first moment on.
         assert max(one["running"] for one in seen) == 16
         assert {one["running"] + one["waiting"] for one in seen} <= set(range(25))
         assert any((one["running"], one["waiting"]) == (16, 8) for one in seen)
-        assert max(one["kv_cache_usage"] for one in seen) > 0.1
+        assert max(one["kv_cache_usage"] for one in seen) > 0.03
         assert max(one["beat_age"] for one in seen) < 5
         assert len({one["epoch"] for one in seen}) == 1
         after = await status()
