@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import connect
 
 from certificates import Authority, mount, serial_of
+from gateway_process import gateway_process
 from gateway_world import KEY, World, open_world, until
 from ryzanstein_gateway.settings import SettingsError, read_settings
 from ryzanstein_gateway.tls import BrokenPairError, Certificate, Pair, certificate_of, new_context, read_pair
@@ -168,6 +169,23 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(
         async with asyncio.timeout(5):
             assert await reader.read() == b"", "closed from the other side"
         writer.close()
+
+
+async def test_every_process_of_a_gateway_takes_the_new_certificate(tmp_path: Path) -> None:
+    chain, key = mount(tmp_path / "tls", AUTHORITY.pair())
+    environ = {"RYZANSTEIN_GATEWAY_TLS_CERT_FILE": str(chain), "RYZANSTEIN_GATEWAY_TLS_KEY_FILE": str(key)}
+    async with gateway_process(tmp_path, RYZANSTEIN_GATEWAY_PROCESSES="2", **environ) as gateway:
+        await gateway.until_metric("ryzanstein_gateway_processes_ready", 2)
+        pair = AUTHORITY.pair()
+        mount(tmp_path / "tls", pair)
+        await until_shown(gateway.port, serial_of(pair[0]))
+        taken = "a new TLS certificate is in force"
+        await until(
+            lambda: {one["process"] for one in gateway.records if one["message"] == taken} == {0, 1}, "both", 10
+        )
+        assert {await shown_serial(gateway.port) for _ in range(12)} == {serial_of(pair[0])}
+        async with gateway.client(scheme="https", verify=AUTHORITY.client_context()) as client:
+            assert (await client.get("/v1/models")).status_code == 200
 
 
 def swapped() -> tuple[bytes, bytes]:
