@@ -48,12 +48,13 @@ format: venv ## Formats all Python
 	$(BIN)/ruff format .
 
 .PHONY: crds
-crds: venv tools ## Writes what is generated: crds/, docs/reference.md, the chart's copies, manifests/install.yaml
+crds: venv tools ## Writes what is generated: crds/, references in docs/, the chart's copies, install.yaml, code of proto/
 	PATH="$(CURDIR)/$(BIN):$(CACHE)/bin:$$PATH" scripts/generate.sh
 
 .PHONY: verify
 verify: crds ## Generates everything anew and fails on a difference
-	scripts/no_difference.sh crds docs/reference.md helm/ryzanstein/files manifests/install.yaml tests/contract/schemas
+	scripts/no_difference.sh crds docs/reference.md docs/api-reference.md docs/openapi.json helm/ryzanstein/files \
+	  manifests/install.yaml proto tests/contract/schemas
 
 .PHONY: image
 image: ## Builds the images of operator, gateway and worker, and prints their names
@@ -67,6 +68,10 @@ e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests
 .PHONY: bench
 bench: venv ## Two ranks against one, sixteen requests together against one after another
 	$(BIN)/python -m bench.worker
+
+.PHONY: bench-protocols
+bench-protocols: venv ## gRPC and WebSocket against REST: bytes on the wire and CPU time, per token
+	$(BIN)/python -m bench.protocols
 
 .PHONY: bench-gateway
 bench-gateway: venv ## The gateway against nginx and LiteLLM's proxy: latency, throughput, memory (BENCH_ARGS="--rounds 5")

@@ -7,3 +7,4 @@ python -m ryzanstein_operator crds --output crds --reference docs/reference.md
 PYTHON=python scripts/render_manifests.sh
 python -m grpc_tools.protoc -I proto --python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto \
   --mypy_grpc_out=quiet:proto proto/ryzanstein/v1/inference.proto
+python scripts/api_docs.py

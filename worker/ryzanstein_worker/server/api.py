@@ -51,11 +51,13 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
     async def chat_completions(request: Request) -> Response:
         return await _generate(request, service, ChatCompletionRequest)
 
-    @app.get(contract.MODELS)
+    refusals: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.ErrorResponse}}
+
+    @app.get(contract.MODELS, responses=refusals)
     async def models() -> ModelList:
         return ModelList(object="list", data=[service.model()])
 
-    @app.get(contract.MODELS + "/{name:path}")
+    @app.get(contract.MODELS + "/{name:path}", responses=refusals)
     async def model(name: str) -> Model:
         if name != service.name:
             raise errors.model_not_found(service.name)
