@@ -105,6 +105,7 @@ class _Server(ThreadingHTTPServer):
     """No more threads than MAX_CONNECTIONS: whoever comes beyond is hung up on, and comes again."""
 
     daemon_threads = True
+    request_queue_size = 128  # beyond it the kernel lets callers wait, and they count their seconds
     address_family = socket.AF_INET
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
