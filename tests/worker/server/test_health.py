@@ -99,15 +99,15 @@ async def test_the_status_shows_what_the_engine_does(worker: WorkerProcess) -> N
     body = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 450, "ignore_eos": True, "n": 24}
     async with httpx.AsyncClient(timeout=30) as client, asyncio.timeout(40):
 
-        async def until(running: int, waiting: int, blocks: int) -> None:
-            wanted = {"running": running, "waiting": waiting, "kv_cache_usage": blocks / 256}
+        async def until(**wanted: float) -> None:
             while not seen or any(seen[-1][name] != value for name, value in wanted.items()):
                 seen.append((await client.get(f"{worker.health}/health/status")).json())
 
         asked = asyncio.create_task(client.post(f"{worker.api}/v1/completions", json=body))
-        await until(16, 8, blocks=16)  # no more than 16 run at once, and the others are told of as well
+        await until(running=16, waiting=8)  # no more than 16 run at once, and the others are told of as well
+        assert seen[-1]["kv_cache_usage"] >= 16 / 256
         asked.cancel()
-        await until(0, 0, blocks=0)
+        await until(running=0, waiting=0, kv_cache_usage=0.0)
     assert {one["running"] + one["waiting"] for one in seen} <= set(range(25))
     assert len({one["epoch"] for one in seen}) == 1
     assert (seen[-1]["max_num_seqs"], seen[-1]["max_queued_requests"]) == (16, 1024)
