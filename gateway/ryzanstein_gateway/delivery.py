@@ -124,8 +124,6 @@ class Delivery:
         """The replica did not bring the request to its end."""
         self.left, self.losses = host, losses
         self.lost_at = self._wrote_at if self.outlet.started else None
-        if not self.resuming():
-            self.journal = None
 
     async def fail(self, refusal: Refusal) -> None:
         """Say that it went wrong: as a status while that can be said, else in the stream. Raises Refused."""
@@ -199,14 +197,12 @@ class Delivery:
 
     def _splitter(self, header: bytes | None) -> Splitter | None:
         """None where a stream is to be continued and the replica does not do so."""
-        if header is None:
-            return None if self.resuming() else EventSplitter()
-        journal = Journal.parse(header)
+        journal = None if header is None else Journal.parse(header)
         if self.journal is None or not self.resuming():
             self.journal = journal
-        elif (journal.id, journal.seed) != (self.journal.id, self.journal.seed):
+        elif journal is None or (journal.id, journal.seed) != (self.journal.id, self.journal.seed):
             return None
-        return JournalSplitter(self.journal)
+        return EventSplitter() if self.journal is None else JournalSplitter(self.journal)
 
     def _headers(self) -> Iterator[Header]:
         for name, value in self.exchange.headers:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway_world import World, open_world, until
 from journaled import End, Journaled, Run
 from replica import Replica
+from ryzanstein_gateway import strikes
 from ryzanstein_gateway.delivery import MAX_HELD_REPLY_BYTES
 
 CHAT = "/v1/chat/completions"
@@ -270,11 +271,13 @@ async def test_a_stream_that_ran_well_between_two_crashes_goes_on(world: World) 
     assert await two.migrations("crash", "resumed") == 2
 
 
-async def test_an_answer_clears_the_request(world: World) -> None:
+async def test_an_answer_clears_the_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strikes, "SAME_CRASH_SECONDS", 0.0)  # each loss is a crash of its own
     two = await pair(world, End.RESET, before_head=True)
     assert (await two.ask()).status_code == 200
     two.loses.ends = [End.RESET]
     assert (await two.ask()).status_code == 200, "the first crash still counted"
+    assert len(two.second.received) == 2
 
 
 async def test_drains_are_no_strikes(world: World) -> None:
@@ -284,14 +287,21 @@ async def test_drains_are_no_strikes(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refuses", "code"), [(0, "upstream_error"), (400, "upstream_error"), (422, "request_quarantined")]
+    ("changes", "code"),
+    [
+        ({"plain": True}, "upstream_error"),  # without a journal it cannot take over
+        ({"refuses": 400}, "upstream_error"),
+        ({"refuses": 422}, "request_quarantined"),
+        ({"answer_id": "cmpl-another"}, "upstream_error"),
+    ],
 )
 async def test_where_no_replica_goes_on_the_client_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: int, code: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], code: str
 ) -> None:
     async with open_world(tmp_path, monkeypatch, replica_wait_seconds=0.3) as world:
         two = await pair(world, End.RESET)
-        two.keeps.refuses, two.keeps.plain = refuses, not refuses  # without a journal it cannot take over
+        two.keeps = replace(two.keeps, **changes)
+        two.second.answer = two.keeps.answer
         two.loses.may_end.clear()
         await world.endpoints("demo", [two.first])
         async with reading(world) as got:

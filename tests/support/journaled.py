@@ -62,6 +62,8 @@ class Journaled:
     """Seconds before each token."""
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set: what is to be lost waits for it."""
+    answer_id: str = ANSWER_ID
+    """As its journal says; that of another answer, if it has mixed up two."""
     refuses: int = 0
     """Not 0: answer a resume with this status."""
     plain: bool = False
@@ -96,7 +98,7 @@ class Journaled:
         journal = request.headers.get(HEADER_JOURNAL) == "1" and not self.plain
         headers = {"content-type": "text/event-stream; charset=utf-8"}
         if journal:
-            headers[HEADER_JOURNAL] = f"{ANSWER_ID} 1700000000 {run.seed}"
+            headers[HEADER_JOURNAL] = f"{self.answer_id} 1700000000 {run.seed}"
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         for sent, (events, marker) in enumerate(run.deltas()):
