@@ -7,6 +7,7 @@ no more of any answer than the chunk on its way out: a client that reads slowly 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -176,11 +177,14 @@ class Realtime:
                 await self.say_error(create.id, failure, exchange.request_id)
         except asyncio.CancelledError:
             exchange.status, exchange.outcome = CLIENT_CLOSED, exchange.outcome or "client_closed"
-            if create.id in self._unwanted:
-                await self._say_end("cancelled", create.id, exchange)
-            elif outlet.failure is not None:
-                await self.say_error(create.id, outlet.failure, exchange.request_id)
+            with suppress(OSError):
+                if create.id in self._unwanted:
+                    await self._say_end("cancelled", create.id, exchange)
+                elif outlet.failure is not None:
+                    await self.say_error(create.id, outlet.failure, exchange.request_id)
             raise
+        except OSError:  # what a send to a client that has gone raises
+            exchange.status, exchange.outcome = CLIENT_CLOSED, "client_closed"
         finally:
             self._pipeline.account(exchange)
             self._unwanted.discard(create.id)
@@ -196,6 +200,8 @@ class Realtime:
         except Refused as refused:
             exchange.status, exchange.outcome = refused.refusal.status, exchange.outcome or refused.refusal.code
             return failure_of(refused.refusal)
+        except OSError:
+            raise
         except Exception:
             _log.exception("request %s failed", exchange.request_id)
             exchange.status, exchange.outcome = INTERNAL.status, INTERNAL.code

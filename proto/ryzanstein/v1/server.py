@@ -4,6 +4,7 @@ Knows gRPC's limits and how a call begins and ends; who answers is a Backend. Me
 for gRPC calls one that cannot be read a fault of the server, and tells its client an exception's text.
 """
 
+import asyncio
 import logging
 import re
 import socket
@@ -18,12 +19,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ryzanstein.v1.methods import METHODS, SERVICE, Method
-from ryzanstein.v1.status import Failure, end_with, failure_of, invalid
+from ryzanstein.v1.status import Failure, end_with, failure_of, invalid, slow_reader
 
 REQUEST_ID: Final = "x-request-id"
 _GOOD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _IDENTITY_ONLY: Final = 1
 """The set of compressions that are taken: of bits the first, identity. What a message weighs is then what it says."""
+SEND_SECONDS: Final = 60.0
+"""A client that reads nothing for so long is taken for gone."""
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 
 _log = logging.getLogger(__name__)
@@ -84,12 +87,19 @@ class Call:
         return next((value for key, value in self.metadata if key == name), b"")
 
     async def send(self, message: Message) -> None:
-        """One message. Waits while the client reads slowly. The headers wait for the first, so that a call that fails
-        before it is known not to have begun, and a client may retry it."""
+        """One message. Waits while the client reads slowly; raises Failure when it does not read at all.
+
+        The headers wait for the first one, so that of a call that fails before it is known that it has not begun: a
+        client may try it again.
+        """
         if not self._begun:
             self._begun = True
             await self._context.send_initial_metadata(((REQUEST_ID, self.request_id),))
-        await self._context.write(message.SerializeToString())
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._context.write(message.SerializeToString())
+        except TimeoutError:
+            raise slow_reader() from None
 
 
 class Backend(Protocol):

@@ -76,6 +76,12 @@ def invalid(sentence: str) -> Failure:
     return failure_of(400, {"message": sentence, "type": "invalid_request_error", "code": "invalid_message"})
 
 
+def slow_reader() -> Failure:
+    """A client that has stopped reading: its call is given up."""
+    error = pb.Error(message="The client reads too slowly.", type="invalid_request_error", code="slow_reader")
+    return Failure(grpc.StatusCode.ABORTED, error)
+
+
 def invalid_value(param: str, sentence: str) -> Failure:
     """A field whose value JSON could not even carry."""
     return failure_of(
