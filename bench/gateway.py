@@ -147,14 +147,16 @@ def say(line: str = "") -> None:
 def tell_latency(title: str, taken: dict[str, Latency]) -> None:
     """Total and added latency of each proxy."""
     say(f"\n{title}, microseconds (added: more than without a proxy)")
-    say(f"  {'':<12}{'P50':>8}{'P99':>8}{'added P50':>11}{'added P99':>11}{'P50 / nginx':>13}{'added / nginx':>15}")
+    say(f"  {'':<12}{'least':>8}{'P50':>8}{'P99':>8}{'added P50':>11}{'P99':>8}   against nginx: P50, P99, both added")
     direct, plain = taken[DIRECT], taken["nginx"]
     for name, one in taken.items():
-        added = (one.p50 - direct.p50, one.p99 - direct.p99)
-        cells = f"{one.p50 * 1e6:8.0f}{one.p99 * 1e6:8.0f}"
+        cells = "".join(f"{value * 1e6:8.0f}" for value in (one.least, one.p50, one.p99))
         if name != DIRECT:
-            cells += f"{added[0] * 1e6:11.0f}{added[1] * 1e6:11.0f}"
-            cells += f"{one.p50 / plain.p50:12.2f}x{added[0] / (plain.p50 - direct.p50):14.2f}x"
+            added = (one.p50 - direct.p50, one.p99 - direct.p99)
+            usual = (plain.p50 - direct.p50, plain.p99 - direct.p99)
+            cells += f"{added[0] * 1e6:11.0f}{added[1] * 1e6:8.0f}{'':16}"
+            ratios = (one.p50 / plain.p50, one.p99 / plain.p99, added[0] / usual[0], added[1] / usual[1])
+            cells += "  ".join(f"{ratio:.2f}x" for ratio in ratios)
         say(f"  {name:<12}{cells}")
 
 
