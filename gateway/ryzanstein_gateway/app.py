@@ -147,7 +147,7 @@ class App:
         check_length(exchange.headers, self._settings.max_body_bytes)
         body = await read_body(call.receive, max_bytes=self._settings.max_body_bytes, limit=self._bodies.limit())
         generation = read_generation(exchange.path, body, call.principal)
-        await while_client_stays(call.watch, self._pipeline.run(generation, exchange, call.reply))
+        await while_client_stays(call.watch, call.reply, self._pipeline.run(generation, exchange, call.reply))
 
     def models(self, principal: Principal) -> dict[str, Any]:
         """OpenAI's list of the models that a principal may use."""
@@ -181,16 +181,20 @@ SOCKETS: Final = frozenset({REALTIME})
 """The paths of WebSockets."""
 
 
-async def while_client_stays(watch: Watch, work: Awaitable[None]) -> None:
-    """Do the work; the moment the client leaves, cancel it. Raises ClientGone then, and what the work raises."""
+async def while_client_stays(watch: Watch, reply: Reply, work: Awaitable[None]) -> None:
+    """Do the work; the moment the client leaves while its reply is not whole, cancel it.
+
+    Raises ClientGone then, and what the work raises.
+    """
     worker = asyncio.current_task()
     assert worker is not None
     gone = False
 
     def leave() -> None:
         nonlocal gone
-        gone = True
-        worker.cancel()
+        if not reply.ended:
+            gone = True
+            worker.cancel()
 
     watch(leave)
     try:

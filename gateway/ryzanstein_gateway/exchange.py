@@ -3,6 +3,7 @@
 Knows ASGI messages; knows nothing of models' whereabouts.
 """
 
+import asyncio
 import os
 import re
 import time
@@ -96,6 +97,8 @@ class Reply:
 
     def __init__(self, exchange: Exchange, scope: Scope, send: Send, *, closing: bool) -> None:
         self.started = False
+        self.ended = False
+        """Whether the client has been given all: whether it then stays or leaves is the same."""
         self._exchange = exchange
         self._send = send
         self._closing = closing
@@ -119,6 +122,9 @@ class Reply:
     async def end(self) -> None:
         """Complete the response."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.ended = True
+        # What was written goes out when this turn of the event loop ends: what is left to do here can wait for that.
+        await asyncio.sleep(0)
 
     async def json(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """Send a whole JSON response."""
