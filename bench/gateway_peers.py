@@ -186,9 +186,10 @@ def os_files() -> int:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, core: int, replica: Upstream) -> AsyncIterator[Running]:
+async def gateway(folder: Path, core: int, replica: Upstream, processes: int = 1) -> AsyncIterator[Running]:
     """Ours, as the chart runs it: the real process, keys required, routes and endpoints from a Kubernetes API."""
     port, health = free_port(), free_port()
+    folder = folder / f"gateway-{processes}"
     key_set = folder / "keysets" / "default"
     key_set.mkdir(parents=True, exist_ok=True)
     (key_set / "bench").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n")
@@ -217,7 +218,8 @@ async def gateway(folder: Path, core: int, replica: Upstream) -> AsyncIterator[R
             "RYZANSTEIN_GATEWAY_PORT": str(port),
             "RYZANSTEIN_GATEWAY_HEALTH_PORT": str(health),
             "RYZANSTEIN_GATEWAY_GRPC_PORT": str(free_port()),
-            "RYZANSTEIN_MAX_CONNECTIONS": "20000",
+            "RYZANSTEIN_GATEWAY_PROCESSES": str(processes),
+            "RYZANSTEIN_MAX_CONNECTIONS": "40000",
             "RYZANSTEIN_DRAIN_GRACE_SECONDS": "0.1",
             "RYZANSTEIN_DRAIN_SECONDS": "1",
         }
