@@ -7,12 +7,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from functools import partial
+from contextlib import AsyncExitStack
 from typing import Any, Final
-
-import uvicorn
 
 from ryzanstein.v1.server import Server as GrpcServer
 from ryzanstein.v1.server import address_of, reserve
@@ -25,18 +21,17 @@ from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
 from ryzanstein_gateway.grpc_api import Door, GrpcApi, limits
 from ryzanstein_gateway.health import HealthServer, Heartbeat
+from ryzanstein_gateway.http_server import HttpServer, http_server, listen
 from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.line import capacity_of
 from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import Metrics, View
 from ryzanstein_gateway.pipeline import Pipeline
-from ryzanstein_gateway.protocol import bounded_protocol
 from ryzanstein_gateway.proxy import Proxy
 from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
 from ryzanstein_gateway.shared_table import SharedTable
-from ryzanstein_gateway.sockets import socket_options
 from ryzanstein_gateway.tls import certificate_of, grpc_credentials
 from ryzanstein_gateway.upstream import Pool
 from ryzanstein_gateway.wake import Waker
@@ -45,36 +40,8 @@ from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP
 _BEAT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.05
 """How long news may wait for the parent."""
-_BACKLOG: Final = 2048
 
 _log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: when to stop accepting is decided here. And with a bound on a handshake:
-    uvicorn leaves asyncio's, a minute, in which nothing counts a connection yet."""
-
-    def __init__(self, config: uvicorn.Config, handshake_seconds: float) -> None:
-        super().__init__(config)
-        self._handshake_seconds = handshake_seconds
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the sockets."""
-        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        make = partial(protocol, config=self.config, server_state=self.server_state, app_state={})
-        tls = self.config.ssl
-        limit = self._handshake_seconds if tls else None
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(make, sock=one, ssl=tls, ssl_handshake_timeout=limit, backlog=_BACKLOG)
-            for one in sockets or ()
-        ]
-        self.started = True
 
 
 class Gateway:
@@ -98,7 +65,7 @@ class Gateway:
         # Several share a port that is given; alone it is ours from now on.
         self._grpc_socket = None if place else reserve(settings.host, settings.grpc_port)
         self.grpc_port: int = self._grpc_socket.getsockname()[1] if self._grpc_socket else settings.grpc_port
-        self._socket = bind_shared(settings.host, place.port) if place else _listen(settings.host, settings.port)
+        self._socket = bind_shared(settings.host, place.port) if place else listen(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
         self._health = None if place else self._health_server()
         self.health_port = self._health.port if self._health else 0
@@ -134,7 +101,7 @@ class Gateway:
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._tracing(stack))
             app = self._app(pipeline)
-            server, grpc_server = self._server(app), self._grpc_server(app, pipeline)
+            server, grpc_server = http_server(app, self._settings, self._certificate), self._grpc_server(app, pipeline)
             drain = background.create_task(self._drain(stop, server, grpc_server))
             if await self._may_listen(stop):
                 await self._listen_for_grpc(grpc_server)
@@ -255,33 +222,13 @@ class Gateway:
         if self._grpc_socket:
             self._grpc_socket.close()
 
-    def _server(self, app: App) -> _Server:
-        config = uvicorn.Config(
-            app,
-            http=bounded_protocol(self._settings),
-            **socket_options(self._settings),
-            lifespan="off",
-            interface="asgi3",
-            loop="none",
-            log_config=None,
-            log_level="warning",  # at info it writes paths with their queries
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=round(self._settings.keep_alive_seconds),
-            timeout_graceful_shutdown=round(self._settings.drain_seconds),
-        )
-        config.load()
-        config.ssl = self._certificate.context if self._certificate else None
-        return _Server(config, self._settings.head_timeout_seconds)
-
     async def _beat(self) -> None:
         while True:
             self._heartbeat.beat()
             self.started.set()
             await asyncio.sleep(_BEAT_SECONDS)
 
-    async def _drain(self, stop: asyncio.Event, server: _Server, grpc_server: GrpcServer) -> None:
+    async def _drain(self, stop: asyncio.Event, server: HttpServer, grpc_server: GrpcServer) -> None:
         """Not ready at once; new connections are taken until every proxy has heard; then running requests end."""
         await stop.wait()
         self.draining = True
@@ -290,9 +237,3 @@ class Gateway:
         await asyncio.sleep(self._settings.drain_grace_seconds)
         server.should_exit = True
         await grpc_server.stop(self._settings.drain_seconds)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
