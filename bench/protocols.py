@@ -1,6 +1,6 @@
 """The three protocols against one another, in one run: bytes on the wire and CPU time of the server, per token.
 
-    python -m bench.protocols [--rounds 3] [--tokens 400] [--streams 40]
+    python -m bench.protocols [--rounds 3] [--tokens 400] [--streams 120]
 
 Twice: the gateway before a replica that is no model (what it adds to each token), and a worker with a tiny model, of
 which the server's process alone is counted, not its rank. Every figure is of streamed chats, one at a time over one
@@ -189,13 +189,18 @@ async def compare(served: Served, rounds: int, tokens: int, streams: int) -> Non
         )
 
 
+def grpc_port_of(pid: int) -> int:
+    """The gRPC port that a gateway was given."""
+    given = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return int(dict(entry.split("=", 1) for entry in given if "=" in entry)["RYZANSTEIN_GATEWAY_GRPC_PORT"])
+
+
 @asynccontextmanager
 async def the_gateway(folder: Path) -> AsyncIterator[Served]:
     core = sorted(os.sched_getaffinity(0))[0]
-    grpc_port = free_port()
-    os.environ |= {"RYZANSTEIN_GATEWAY_GRPC_PORT": str(grpc_port), "RYZANSTEIN_GATEWAY_PROCESSES": "1"}
+    os.environ["RYZANSTEIN_GATEWAY_PROCESSES"] = "1"
     async with upstream(folder, core) as ports, gateway(folder, core, ports) as running:
-        yield Served("Gateway", running.port, grpc_port, running.pid, sockets=True)
+        yield Served("Gateway", running.port, grpc_port_of(running.pid), running.pid, sockets=True)
 
 
 @asynccontextmanager
@@ -229,7 +234,7 @@ async def run(rounds: int, tokens: int, streams: int) -> None:
         async with the_gateway(Path(folder)) as served:
             await compare(served, rounds, tokens, streams)
         async with a_worker(Path(folder)) as served:
-            await compare(served, rounds, tokens, max(1, streams // 4))
+            await compare(served, rounds, tokens, max(1, streams // 20))
 
 
 def main() -> None:
@@ -237,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.protocols", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--streams", type=int, default=40)
+    parser.add_argument("--streams", type=int, default=120)
     given = parser.parse_args()
     asyncio.run(run(given.rounds, given.tokens, given.streams))
 

@@ -74,6 +74,7 @@ async def unharmed(world: World, worker: WorkerProcess) -> AsyncIterator[None]:
     async def beside() -> None:
         while not done.is_set():
             texts.append(await good(world))
+            await asyncio.sleep(0.05)
 
     task = asyncio.create_task(beside())
     try:
