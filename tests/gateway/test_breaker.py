@@ -96,4 +96,4 @@ def test_it_never_stays_shut_and_opens_by_failures_alone(events: list[tuple[str,
             assert event in "fF"
         if state.phase(now, POLICY) is Phase.CLOSED:
             assert state.admits(now, POLICY)
-    assert state.admits(now + POLICY.open_for_most, POLICY)
+    assert state.admits(now + POLICY.open_for_most + 0.001, POLICY)  # sums of floats are not exact
