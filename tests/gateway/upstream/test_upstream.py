@@ -427,4 +427,4 @@ async def test_ten_thousand_streams_that_are_left_leave_nothing_behind() -> None
         assert len(asyncio.all_tasks()) == tasks
         assert server.accepted == 10_000
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, Connection)]
+    assert not [one for one in gc.get_objects() if type(one) is Connection]
