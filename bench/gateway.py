@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -79,12 +80,16 @@ async def load(bench: Bench, job: Job, while_held: Callable[[int], None] | None 
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     assert process.stdout is not None
-    async with asyncio.timeout(300):
-        if while_held is not None:
-            begun = int(await process.stdout.readline())
-            await asyncio.sleep(1)
-            await asyncio.to_thread(while_held, begun)
-        out, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(300):
+            if while_held is not None:
+                begun = int(await process.stdout.readline())
+                await asyncio.sleep(1)
+                await asyncio.to_thread(while_held, begun)
+            out, _ = await process.communicate(b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
     if process.returncode:
         raise RuntimeError(f"the client failed on {job.kind}")
     return msgspec.json.decode(out, type=Result)
@@ -261,6 +266,7 @@ def main() -> None:
         "--realtime", action="store_true", help="measure latency with the processor taken from all else; needs root"
     )
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: all that was started is ended first
     skip, only = frozenset(arguments.skip), frozenset(arguments.only)
     asyncio.run(run(skip, only, arguments.rounds, realtime=arguments.realtime))
 
