@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) e2e/cluster
 CACHE := $(or $(RYZANSTEIN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ryzanstein)
-# Tests that need no cluster but programs of its build (a real API server, Helm) or minutes (groups of real ranks).
-LATER := apiserver or helm or ranks
+# Tests that need no cluster but programs of its build (a real API server, Helm) or time (groups of real ranks).
+LATER := apiserver or helm or ranks or slow
 export RYZANSTEIN_KUBE_BIN ?= $(CACHE)/bin
 # More arguments for python3 e2e/cluster, such as --mode offline or --kubeconfig FILE --registry PREFIX.
 CLUSTER_ARGS ?=
@@ -30,7 +30,7 @@ test: lint verify test-fast e2e ## All of it, in CI's order: lint, verify, fast 
 .PHONY: test-fast
 test-fast: venv ## Tests that need no cluster, with coverage; under two minutes
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest tests --cov --cov-report= -m "not gpu and not ($(LATER))" -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest tests --cov --cov-report= -m "not gpu and not ($(LATER))" -n 4 --dist loadfile --durations=10
 	$(BIN)/python scripts/coverage_gate.py
 
 .PHONY: lint

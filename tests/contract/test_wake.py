@@ -26,6 +26,8 @@ from ryzanstein_operator.handlers.run import Operator, serve
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker.contract import DEMAND_PATH
 
+pytestmark = pytest.mark.slow
+
 ROUTE = Route(model="chat", namespace="team", service="chat-workers", port=8000)
 
 

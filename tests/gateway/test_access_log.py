@@ -86,6 +86,7 @@ def test_a_key_id_tells_keys_apart_and_nothing_else() -> None:
     assert all(len(one) == 12 and one not in digest for one in ids for digest in digests)
 
 
+@pytest.mark.slow
 async def test_no_client_can_make_the_metrics_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         write_key(tmp_path / "keysets", "default", f"key-{number}", f"sk-{number}")

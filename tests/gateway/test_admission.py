@@ -359,6 +359,7 @@ async def test_what_a_replica_cannot_take_waits_here_and_the_first_place_that_is
     assert {reply.status_code for reply in await asyncio.gather(*asks)} == {200}
 
 
+@pytest.mark.slow
 async def test_under_overload_some_are_refused_at_once_and_the_rest_answered_in_time(world: World) -> None:
     one = await world.add_replica()
     places, seconds, timeout = 5, 0.2, 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from aiohttp import web
 
 from gateway_process import MODEL, GatewayProcess, gateway_process
@@ -17,6 +18,8 @@ from kubewatch import CONFIG_MAPS
 from processes import until
 from replica import event_stream
 from ryzanstein_worker.contract import ROUTES_CONFIG_MAP, ROUTES_KEY
+
+pytestmark = pytest.mark.slow
 
 ASK: dict[str, Any] = {"model": "limited", "messages": []}
 READY = "ryzanstein_gateway_processes_ready"

@@ -6,12 +6,16 @@ import json
 import os
 from itertools import count
 
+import pytest
+
 from gateway_world import KEY, World, until
 from rawserver import Peer, raw_server
 from replica import Replica
 from ryzanstein_gateway.connection import Connection
 from ryzanstein_gateway.exchange import Exchange
 from ryzanstein_worker.contract import COMPLETIONS
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 1_000
 _BODY = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()

@@ -14,6 +14,8 @@ from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.replica_state import Attempt, ReplicaState
 from ryzanstein_gateway.vitals import STALL_SECONDS, Outcome, Status
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "demo", "messages": [], "stream": True, "max_tokens": 9}
 

@@ -25,6 +25,8 @@ from ryzanstein_worker.contract import COMPLETIONS, REALTIME
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
+pytestmark = pytest.mark.slow
+
 GOOD = {"model": MODEL_NAME, "prompt": "The quick brown fox", "max_tokens": 8, "temperature": 0.8, "seed": 5}
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 SERVED, REFUSED = "served", "refused"

@@ -29,6 +29,8 @@ from ryzanstein_gateway.processes import HOPELESS_STARTS, Parent, Slot, restart_
 from ryzanstein_gateway.settings import Settings
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY
 
+pytestmark = pytest.mark.slow
+
 ASK: dict[str, Any] = {"model": MODEL, "messages": [], "stream": True}
 REQUESTS = f'ryzanstein_gateway_requests_total{{code="200",model="{MODEL}",protocol="http"}}'
 IN_FLIGHT = f'ryzanstein_gateway_requests_in_flight{{model="{MODEL}"}}'

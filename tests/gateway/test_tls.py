@@ -20,6 +20,8 @@ from ryzanstein_gateway.settings import SettingsError, read_settings
 from ryzanstein_gateway.tls import BrokenPairError, Certificate, Pair, certificate_of, new_context, read_pair
 from ryzanstein_worker.contract import REALTIME
 
+pytestmark = pytest.mark.slow
+
 ASK: dict[str, Any] = {"model": "demo", "messages": [], "stream": True}
 AUTHORITY = Authority()
 

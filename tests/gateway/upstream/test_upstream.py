@@ -401,6 +401,7 @@ async def test_a_header_that_could_be_read_as_two_or_frames_the_body_is_refused(
             pool.post("127.0.0.1", 1, "/", [header], b"", connect_timeout=1)
 
 
+@pytest.mark.slow
 async def test_ten_thousand_streams_that_are_left_leave_nothing_behind() -> None:
     opening = CHUNKED[: CHUNKED.index(b"2\r\n\n\n")]
 

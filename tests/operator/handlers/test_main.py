@@ -67,6 +67,7 @@ def test_one_of_two_leads_and_the_other_takes_over_when_it_ends(
     assert not [record for process in (one, two) for record in process.records() if record["level"] == "error"]
 
 
+@pytest.mark.slow
 def test_an_operator_whose_lease_was_taken_ends_to_be_started_anew(
     fake_api: FakeApi, start: Callable[[str], OperatorProcess]
 ) -> None:

@@ -57,11 +57,12 @@ def test_a_blocked_side_says_that_it_waits_and_loses_nothing(ends: Ends) -> None
     sender.join(0.2)
     assert sender.is_alive()
     assert ends.waits > 0
-    received = bytearray()
-    while sender.is_alive() or len(received) < len(ends.codec.encode(note)):
+    frame, received = ends.codec.encode(note), bytearray()
+    while len(received) < len(frame):
         received += ends.raw.recv(2**16)
-    assert bytes(received) == ends.codec.encode(note)
-    sender.join()
+    sender.join(10)
+    assert not sender.is_alive()
+    assert bytes(received) == frame
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from ryzanstein_worker.contract import HEADER_CACHE_SALT, HEADER_NOT_STARTED
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, Message
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
+pytestmark = pytest.mark.slow
+
 SEEDED = pb.Sampling(max_tokens=12, seed=7, temperature=0.9, stop=["zzz"], frequency_penalty=0.5, n=2)
 COMPLETION = pb.CompletionRequest(model=MODEL_NAME, prompt="The quick", sampling=SEEDED, logprobs=3)
 TURN = pb.Message(role=pb.ROLE_USER, content="grüße, 你好, 🙂!")

@@ -11,6 +11,8 @@ from journal import ASK, ASK_RESUME, Commit, Journal, by_choice, envelope, read_
 from ryzanstein_worker.contract import HEADER_JOURNAL
 from worker_process import MODEL_NAME, WorkerProcess
 
+pytestmark = pytest.mark.slow
+
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 TURNS = [{"role": "user", "content": "A journey of a thousand"}]

@@ -4,6 +4,7 @@ of the shape that it promises."""
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
@@ -14,6 +15,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from worker_process import MODEL_NAME, WorkerProcess
+
+pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "openapi.json"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
