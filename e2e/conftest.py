@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import chaos
 from cluster_view import ClusterView, Connection, Release
 from stories import Gateway, until
 
@@ -32,6 +33,14 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections += [("evidence", evidence(view)) for view in views]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the clients saw while something broke: figures that one wants of a passed test, too."""
+    if chaos.REPORT:
+        terminalreporter.section("32 streaming clients under faults")
+        for line in chaos.REPORT:
+            terminalreporter.line(line)
 
 
 def evidence(view: ClusterView) -> str:

@@ -55,7 +55,7 @@ def under_load(title: str, gateway: Gateway, answers: dict[Ask, Told]) -> Iterat
         until(120, f"{BEFORE} requests before the fault", lambda: seen.requests >= BEFORE, every=0.05)
         yield seen
         until(400, f"{MIN_REQUESTS} requests", lambda: seen.requests >= MIN_REQUESTS)
-    print(f"{title}: {seen.summary()}")
+    seen.report(title)
 
 
 def unharmed(seen: Seen) -> None:

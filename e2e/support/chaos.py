@@ -22,6 +22,9 @@ TOKENS = 24
 _WORDS = ("name", "list", "value", "size", "type", "path", "text", "time")
 _TIMEOUT = aiohttp.ClientTimeout(total=120)
 
+REPORT: list[str] = []
+"""What each story of faults saw, for the end of the test run's output; e2e/conftest.py prints it."""
+
 
 class StreamError(Exception):
     """A stream that did not end as it should; its words."""
@@ -63,7 +66,12 @@ class Seen:
     longest_gap: float = 0.0
     """Between two events of one stream, or its request and the first of them, in seconds."""
 
-    def summary(self) -> str:
+    def report(self, title: str) -> None:
+        """Have what was seen printed, now (a failed test shows it) and at the end of the run."""
+        REPORT.append(f"{title}: {self._summary()}")
+        print(REPORT[-1])
+
+    def _summary(self) -> str:
         kinds = Counter(failure[:100] for failure in self.failures)
         told = f"{self.requests} requests, {len(self.failures)} failed, {len(self.different)} different"
         return f"{told}, longest gap {self.longest_gap:.1f} s{f'; {dict(kinds)}' if kinds else ''}"
