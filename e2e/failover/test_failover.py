@@ -4,6 +4,7 @@ All rows share one service of two replicas; each waits until it is whole again b
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from stories import Gateway, Manifest, service, until
 
 MODEL = "steady"
 MIN_REQUESTS = 1000
+REFUSED_SECONDS = 20.0
+"""Until every node has heard that a killed gateway takes no connections, or it takes them again."""
 BEFORE = 100
 """Requests before the fault, so that it meets a service at work."""
 
@@ -114,10 +117,10 @@ def test_a_killed_gateway(release: Release, gateway: Gateway, answers: dict[Ask,
     victim = release.gateways()[0]
     with under_load("SIGKILL of a gateway", gateway, answers) as seen:
         release.signal(pod_name(victim), "gateway", "ryzanstein_gateway", signal.SIGKILL)
+        killed_at = time.monotonic()
     # Its own connections break, and new ones are refused until every node has heard; nothing else may fail.
-    broken = [failure for failure in seen.failures if failure.startswith(("Client", "Server"))]
-    assert broken == seen.failures, seen.failures
-    assert len(broken) <= 200, f"{len(broken)} connections broke"
+    assert [failure for failure in seen.failures if not failure.startswith(("Client", "Server"))] == []
+    assert all(at < killed_at + REFUSED_SECONDS for at in seen.failed_at), "a gateway was missed for too long"
     assert seen.different == []
 
 

@@ -14,7 +14,8 @@ from cluster_view import ClusterView, KubectlError, Release
 from stories import Gateway, service, streaming_clients, until
 
 ESTABLISHED, TIME_WAIT = "01", "06"
-SERVED = {flows.API, flows.HEALTH}
+SERVED = {flows.API, flows.HEALTH, flows.GRPC, flows.DEMAND}
+GONE = "a pod that is gone"
 READ = "print(open('/proc/net/tcp').read())"
 
 
@@ -24,6 +25,7 @@ class Addresses:
 
     pods: dict[str, str]
     api_server: set[str]
+    pod_networks: tuple[ipaddress.IPv4Network, ...]
 
     @classmethod
     def read(cls, release: Release) -> "Addresses":
@@ -38,7 +40,9 @@ class Addresses:
         )
         addresses = {kubernetes["items"][0]["spec"]["clusterIP"]}
         addresses |= {entry["ip"] for entry in kubernetes["items"][1]["subsets"][0]["addresses"]}
-        return cls(pods, addresses)
+        nodes = json.loads(release.kubectl("get", "nodes", "-o", "json"))["items"]
+        networks = tuple(ipaddress.IPv4Network(node["spec"]["podCIDR"]) for node in nodes)
+        return cls(pods, addresses, networks)
 
     def caller(self, address: str) -> str:
         """The API server never calls ours, but the node it runs on carries what comes in by a node port."""
@@ -47,8 +51,13 @@ class Addresses:
     def party(self, address: str) -> str:
         if address in self.api_server:
             return flows.APISERVER
-        private = ipaddress.ip_address(address).is_private
-        return self.pods.get(address, flows.NODE if private else flows.OUTSIDE)
+        if address in self.pods:
+            return self.pods[address]
+        ip = ipaddress.IPv4Address(address)
+        # The first address of a node's pod network is the node itself; the others are pods, for as long as they live.
+        if any(ip in network and ip != network[1] for network in self.pod_networks):
+            return GONE
+        return flows.NODE if ip.is_private else flows.OUTSIDE
 
 
 def _endpoint(field: str) -> tuple[str, int]:
@@ -80,7 +89,8 @@ def _seen(view: Release | ClusterView, selector: str, who: Addresses) -> set[tup
                 seen.add((who.caller(remote), who.party(local), local_port, "TCP"))
             else:
                 seen.add((who.party(local), who.party(remote), remote_port, "TCP"))
-    return seen
+    # A connection's end outlives a pod by a minute; whose it was cannot be told any more.
+    return {flow for flow in seen if GONE not in flow[:2]}
 
 
 def test_only_flows_of_the_table_are_seen(cluster: ClusterView, release: Release, gateway: Gateway) -> None:

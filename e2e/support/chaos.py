@@ -62,6 +62,8 @@ class Seen:
 
     requests: int = 0
     failures: list[str] = field(default_factory=list)
+    failed_at: list[float] = field(default_factory=list)
+    """time.monotonic() of each failure."""
     different: list[str] = field(default_factory=list)
     longest_gap: float = 0.0
     """Between two events of one stream, or its request and the first of them, in seconds."""
@@ -132,6 +134,7 @@ def clients(gateway: Gateway, model: str, answers: dict[Ask, Told]) -> Iterator[
                 told = await stream(session, gateway, model, ask, seen)
             except (StreamError, aiohttp.ClientError, TimeoutError) as error:
                 seen.failures.append(f"{type(error).__name__}: {error}")
+                seen.failed_at.append(time.monotonic())
                 await asyncio.sleep(0.2)  # a failing gateway must not be flooded; the failure is counted already
             else:
                 if told != answers[ask]:
