@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from cluster_view import ClusterView
+from cluster_view import OURS, ClusterView
 from stories import Gateway, service, until
 
 
@@ -24,7 +24,8 @@ def test_kubectl_scale_changes_the_replicas(cluster: ClusterView, gateway: Gatew
         return cluster.kubectl("get", "events", of_it, "-o", "jsonpath={.items[*].message}")
 
     cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=0")
-    until(180, "no pod", lambda: not cluster.pods("scaled"))
+    # Not even one on its way out: that still answers.
+    until(180, "no pod", lambda: not cluster.items("pods", f"{OURS}=scaled"))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(answer)
         assert "spec.replicas is 0" in until(30, "an Event that a request waits", waiting)
