@@ -3,6 +3,7 @@
 All rows share one service of two replicas; each waits until it is whole again before the next.
 """
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from chaos import Ask, Seen, Told, clients, expected
-from cluster_view import ClusterView, Nodes, Release
+from cluster_view import READ_METRICS, ClusterView, Nodes, Release
+from ryzanstein_worker.contract import NUM_REQUESTS_RUNNING
 from stories import Gateway, Manifest, service, until
 
 MODEL = "steady"
@@ -52,13 +54,21 @@ def whole(steady: ClusterView, release: Release) -> None:
 
 
 @contextmanager
-def under_load(title: str, gateway: Gateway, answers: dict[Ask, Told]) -> Iterator[Seen]:
+def under_load(title: str, steady: ClusterView, gateway: Gateway, answers: dict[Ask, Told]) -> Iterator[Seen]:
     """The block breaks something; then the load goes on to its number of requests and what was seen is printed."""
     with clients(gateway, MODEL, answers) as seen:
         until(120, f"{BEFORE} requests before the fault", lambda: seen.requests >= BEFORE, every=0.05)
+        # A node that has just come back may be Ready before the gateways reach its pods again.
+        until(120, "every replica is at work", lambda: all(running(steady, pod) for pod in steady.pods(MODEL)))
         yield seen
         until(400, f"{MIN_REQUESTS} requests", lambda: seen.requests >= MIN_REQUESTS)
     seen.report(title)
+
+
+def running(steady: ClusterView, pod: Manifest) -> float:
+    """The requests that a worker has in its engine."""
+    text = steady.kubectl("exec", pod_name(pod), "-c", "worker", "--", "python", "-c", READ_METRICS)
+    return sum(map(float, re.findall(rf"^{NUM_REQUESTS_RUNNING}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
 
 
 def unharmed(seen: Seen) -> None:
@@ -90,7 +100,7 @@ def victim_node(steady: ClusterView, release: Release) -> str:
 
 def test_a_killed_worker(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
     before = release.gateway_metric("ryzanstein_gateway_migrations_total")
-    with under_load("SIGKILL of a worker", gateway, answers) as seen:
+    with under_load("SIGKILL of a worker", steady, gateway, answers) as seen:
         steady.signal(pod_name(steady.pods(MODEL)[0]), "worker", "ryzanstein_worker", signal.SIGKILL)
     unharmed(seen)
     assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
@@ -98,7 +108,7 @@ def test_a_killed_worker(steady: ClusterView, release: Release, gateway: Gateway
 
 def test_a_frozen_rank(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
     before = release.gateway_metric("ryzanstein_gateway_migrations_total")
-    with under_load("SIGSTOP of a rank", gateway, answers) as seen:
+    with under_load("SIGSTOP of a rank", steady, gateway, answers) as seen:
         steady.signal(pod_name(steady.pods(MODEL)[0]), "worker", "engine.rank", signal.SIGSTOP)
     unharmed(seen)
     assert release.gateway_metric("ryzanstein_gateway_migrations_total") > before, "no stream had to be continued"
@@ -106,16 +116,16 @@ def test_a_frozen_rank(steady: ClusterView, release: Release, gateway: Gateway, 
 
 def test_a_rollout(steady: ClusterView, gateway: Gateway, answers: dict[Ask, Told]) -> None:
     old = {pod["metadata"]["uid"] for pod in steady.pods(MODEL)}
-    with under_load("a rollout", gateway, answers) as seen:
+    with under_load("a rollout", steady, gateway, answers) as seen:
         steady.patch(MODEL, {"spec": {"engine": {"maxNumSeqs": 48}}})
         until(300, "the old replicas are gone", lambda: not old & {p["metadata"]["uid"] for p in steady.pods(MODEL)})
         steady.wait_ready(MODEL, 180)
     unharmed(seen)
 
 
-def test_a_killed_gateway(release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
+def test_a_killed_gateway(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
     victim = release.gateways()[0]
-    with under_load("SIGKILL of a gateway", gateway, answers) as seen:
+    with under_load("SIGKILL of a gateway", steady, gateway, answers) as seen:
         release.signal(pod_name(victim), "gateway", "ryzanstein_gateway", signal.SIGKILL)
         killed_at = time.monotonic()
     # Its own connections break, and new ones are refused until every node has heard; nothing else may fail.
@@ -130,7 +140,7 @@ def test_a_killed_node(
     node = victim_node(steady, release)
     before = release.gateway_metric("ryzanstein_gateway_migrations_total")
     try:
-        with under_load("a node killed", gateway, answers) as seen:
+        with under_load("a node killed", steady, gateway, answers) as seen:
             nodes.docker("kill", node)
     finally:
         nodes.docker("start", node)
@@ -145,7 +155,7 @@ def test_a_node_cut_off(
     node = victim_node(steady, release)
     before = release.gateway_metric("ryzanstein_gateway_migrations_total")
     try:
-        with under_load("a node cut off", gateway, answers) as seen:
+        with under_load("a node cut off", steady, gateway, answers) as seen:
             nodes.docker("network", "disconnect", "kind", node)
     finally:
         nodes.docker("network", "connect", "kind", node)
@@ -157,7 +167,7 @@ def test_a_node_cut_off(
 def test_a_drained_node(steady: ClusterView, release: Release, gateway: Gateway, answers: dict[Ask, Told]) -> None:
     node = str(steady.pods(MODEL)[0]["spec"]["nodeName"])
     try:
-        with under_load("a drain", gateway, answers) as seen:
+        with under_load("a drain", steady, gateway, answers) as seen:
             release.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s")
     finally:
         release.kubectl("uncordon", node)
