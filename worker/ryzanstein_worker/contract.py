@@ -15,7 +15,10 @@ GRPC_PORT: Final = 8002
 """The gRPC API (proto/), of a worker and of the gateway alike."""
 
 DEMAND_PORT: Final = 8003
-"""Of the operator: where a gateway says that requests wait for a replica."""
+"""Of the operator: where a gateway says that requests wait for a replica, and how it sees the replicas."""
+GROUP_PORT: Final = 8004
+"""Of the first pod of a group of several: where the other pods' ranks meet it. Nobody speaks there without the group's
+key."""
 
 # --- HTTP paths --------------------------------------------------------------------------------
 HEALTH_LIVE: Final = "/health/live"
@@ -26,6 +29,11 @@ METRICS: Final = "/metrics"
 DEMAND_PATH: Final = "/demand"
 """On DEMAND_PORT: a POST of {"namespace", "service", "waiting", "sender"}, with the key that both have mounted. 200
 from the operator that leads, 503 from one that stands by (and keeps it in mind)."""
+VIEWS_PATH: Final = "/views"
+"""On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender", "services":
+[{"namespace", "service", "sound": how many it would send requests to, "replicas": [{"address", "state", "reason",
+"seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging, NotReady or
+Draining; `seconds`: for how long. At once when something changed, else every few seconds."""
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
@@ -69,6 +77,8 @@ ENV_LOG_LEVEL: Final = "RYZANSTEIN_LOG_LEVEL"
 ENV_TERMINATION_LOG: Final = "RYZANSTEIN_TERMINATION_LOG"
 """Where a worker that cannot start writes the one sentence that says why; the operator repeats it in the status."""
 TERMINATION_LOG: Final = "/dev/termination-log"
+ENV_GROUP_KEY_FILE: Final = "RYZANSTEIN_GROUP_KEY_FILE"
+"""The file with the key that the pods of one group share; a mounted Secret."""
 ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
 ENV_HUB_TOKEN: Final = "HF_TOKEN"
 
@@ -86,6 +96,12 @@ API_VERSION: Final = "v1alpha1"
 LABEL_SERVICE: Final = "ryzanstein.dev/inference-service"
 LABEL_ROLE: Final = "ryzanstein.dev/role"
 ROLE_WORKER: Final = "worker"
+LABEL_GROUP: Final = "ryzanstein.dev/group"
+"""On each pod of a group of several pods: the group's name, which is its StatefulSet's."""
+LABEL_POD_INDEX: Final = "apps.kubernetes.io/pod-index"
+"""Kubernetes' own, on each pod of a StatefulSet: its number, which is the pod's place in the group."""
+TAINT_UNHEALTHY: Final = "ryzanstein.dev/unhealthy"
+"""The key of the taint that the operator puts on a node that is lost or whose accelerator is bad, where it may."""
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"

@@ -218,6 +218,51 @@ class ServedModel(Wire):
     """Where it was taken from."""
 
 
+class UnhealthyNode(Wire):
+    """A node that replicas of the service are on, or were until lately, and that cannot be counted on."""
+
+    name: str = Field(max_length=253)
+    """The node."""
+    reason: str = Field(max_length=64)
+    """NodeNotReady, NodeUnreachable or AcceleratorFault."""
+    message: str = Field(max_length=1024)
+    """What is known of it, in words."""
+    since: str = Field(json_schema_extra={"format": "date-time"}, max_length=32)
+    """When it was first seen so, RFC 3339 in UTC."""
+
+
+class Operation(Wire):
+    """What the operator is in the middle of. Kept here so that one that is started anew goes on where it was."""
+
+    id: str = Field(max_length=64)
+    """Names this operation; the next one has another."""
+    type: str = Field(max_length=64)
+    """Rollout, Scale, Replace or Place."""
+    step: str = Field(max_length=64)
+    """Where it is."""
+    target: str = Field(default="", max_length=253)
+    """The replica that the step is about."""
+    tries: int = Field(default=0, ge=0)
+    """How often the step was begun."""
+    deadline: str = Field(json_schema_extra={"format": "date-time"}, max_length=32)
+    """When the step is given up, RFC 3339 in UTC."""
+    message: str = Field(default="", max_length=1024)
+    """What it waits for, in words."""
+
+
+class Failure(Wire):
+    """Something that went wrong."""
+
+    time: str = Field(json_schema_extra={"format": "date-time"}, max_length=32)
+    """When it was seen, RFC 3339 in UTC."""
+    reason: str = Field(max_length=64)
+    """The cause in one CamelCase word, as in a condition."""
+    message: str = Field(max_length=1024)
+    """The cause in words."""
+    target: str = Field(default="", max_length=253)
+    """The pod, group or node that it happened to."""
+
+
 class Status(Wire):
     """What is."""
 
@@ -239,6 +284,12 @@ class Status(Wire):
         default_factory=list
     )
     """Nodes on which ready replicas run."""
+    unhealthy_nodes: Annotated[list[UnhealthyNode], Field(max_length=100)] = Field(default_factory=list)
+    """Nodes of the service that cannot be counted on."""
+    operation: Operation | None = None
+    """What the operator is in the middle of; nothing, most of the time."""
+    last_failure: Failure | None = None
+    """What went wrong last, also when it has been mended since."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
     """Ready, Serving, Progressing, ModelCached, CapacityAvailable, Degraded."""
 
