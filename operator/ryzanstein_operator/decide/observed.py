@@ -36,6 +36,30 @@ class Demand:
 
 
 @dataclass(frozen=True)
+class ReplicaView:
+    """How one gateway finds one replica that it would not send requests to.
+
+    address: of its pod, without a port. state: Unreachable, Refused, Lagging, NotReady or Draining. reason: its words.
+    seconds: for how long. accelerator_fault: what the replica itself says of its accelerator; empty where all is well.
+    """
+
+    address: str
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+    accelerator_fault: str = ""
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """One gateway's view of one service. sound: how many replicas it would send requests to; replicas: the others."""
+
+    sender: str
+    sound: int
+    replicas: tuple[ReplicaView, ...] = ()
+
+
+@dataclass(frozen=True)
 class Observed:
     """One InferenceService and what belongs to it. All manifests are as the API server returned them.
 
@@ -46,6 +70,10 @@ class Observed:
     endpoint_slices: those labelled `kubernetes.io/service-name=NAME-workers`.
     services: every InferenceService watched, this one included: two may claim one model name.
     demand: requests that wait at the gateways for a replica; None where none does.
+    views: how the gateways see the replicas: of each gateway that has spoken within the last seconds and names this
+        service, its last word. Empty where none has.
+    lost_nodes: nodes whose pods are to be replaced, with the words that say why (decide/nodes.py). A pod on one of
+        them is as good as gone, whatever its own status says.
     refused: what the API server refused at the last visit and the sentence it gave; empty once it was accepted.
     """
 
@@ -55,4 +83,6 @@ class Observed:
     endpoint_slices: tuple[Manifest, ...] = ()
     services: tuple[Manifest, ...] = ()
     demand: Demand | None = None
+    views: tuple[ServiceView, ...] = ()
+    lost_nodes: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Ref, str] = field(default_factory=dict)
