@@ -61,6 +61,31 @@ REFUSED = (
     _model("model name with a space", "start with a letter or digit", name="my model", **DEMO),
     Case("no rank", "greater than or equal to 1", {"parallelism": {"tensor": 0}}, schema=True),
     Case("too many ranks", "less than or equal to 16", {"parallelism": {"tensor": 17}}, schema=True),
+    Case("no pod", "greater than or equal to 1", {"parallelism": {"nodes": 0}}, schema=True),
+    Case("too many pods", "less than or equal to 16", {"parallelism": {"tensor": 16, "nodes": 17}}, schema=True),
+    Case("ranks that do not divide", "must be a multiple of nodes", {"parallelism": {"tensor": 3, "nodes": 2}}),
+    Case("more pods than ranks", "must be a multiple of nodes", {"parallelism": {"nodes": 2}}),
+    Case("topology of one pod", "belongs to nodes above 1", {"parallelism": {"topologyKey": "rack"}}),
+    Case(
+        "no label for a topology",
+        "key of a node's label",
+        {"parallelism": {"tensor": 2, "nodes": 2, "topologyKey": "my rack"}},
+    ),
+    Case(
+        "no time to place",
+        "greater than or equal to 10",
+        {"parallelism": {"tensor": 2, "nodes": 2, "placementTimeoutSeconds": 9}},
+        schema=True,
+    ),
+    Case(
+        "devices of all pods on each",
+        "the ranks of one pod",
+        {
+            "accelerator": "nvidia.com/gpu",
+            "parallelism": {"tensor": 4, "nodes": 2},
+            "resources": {"limits": {"nvidia.com/gpu": 4}},
+        },
+    ),
     Case("a bare word for a device", "cpu or a device", {"accelerator": "gpu"}),
     Case(
         "another count of devices",
@@ -138,6 +163,20 @@ ACCEPTED = (
             "accelerator": "nvidia.com/gpu",
             "parallelism": {"tensor": 2},
             "resources": {"requests": {"cpu": 4, "memory": "1.5Gi"}, "limits": {"nvidia.com/gpu": "2", "cpu": "4000m"}},
+        },
+    ),
+    Case(
+        "a group of pods",
+        "",
+        {
+            "accelerator": "nvidia.com/gpu",
+            "parallelism": {
+                "tensor": 4,
+                "nodes": 2,
+                "topologyKey": "topology.kubernetes.io/zone",
+                "placementTimeoutSeconds": 10,
+            },
+            "resources": {"limits": {"nvidia.com/gpu": 2}},
         },
     ),
     Case(

@@ -67,6 +67,17 @@ class Parallelism(Wire):
 
     tensor: int = Field(default=1, ge=1, le=16)
     """Tensor-parallel ranks in each replica; it must divide the model's attention heads and key-value heads."""
+    nodes: int = Field(default=1, ge=1, le=16)
+    """Pods in each replica, each on a node of its own with `tensor / nodes` of the ranks. With more than one, they start
+    and end together. It cannot be changed later."""
+    topology_key: str | None = Field(default=None, min_length=1, max_length=317)
+    """Label of nodes, such as `topology.kubernetes.io/zone`: all pods of one replica run on nodes that have the same
+    value of it. Belongs to `nodes` above 1."""
+    placement_timeout_seconds: int = Field(default=600, ge=10, le=86_400)
+    """With `nodes` above 1: how long a replica waits for nodes for all of its pods. One that cannot be placed whole by
+    then is withdrawn, so that it holds nothing, and is tried again."""
+
+    rules: ClassVar[tuple[Rule, ...]] = rules.PARALLELISM
 
 
 class ResourceNeeds(Wire):
@@ -75,7 +86,7 @@ class ResourceNeeds(Wire):
     requests: Resources = Field(default_factory=dict)
     """What the scheduler sets aside."""
     limits: Resources = Field(default_factory=dict)
-    """What the kubelet enforces. The accelerator's count need not be given: it is `parallelism.tensor`."""
+    """What the kubelet enforces. The accelerator's count need not be given: it is the pod's count of ranks."""
 
     rules: ClassVar[tuple[Rule, ...]] = rules.RESOURCES
 
@@ -269,13 +280,13 @@ class Status(Wire):
     observed_generation: int = Field(default=0, ge=0)
     """The generation of the spec that this status is about."""
     replicas: int = Field(default=0, ge=0)
-    """Pods that exist and are not on their way out."""
+    """Replicas that exist and are not on their way out; with `parallelism.nodes` above 1, groups of pods."""
     ready_replicas: int = Field(default=0, ge=0)
-    """Pods that answer requests."""
+    """Replicas that answer requests."""
     updated_replicas: int = Field(default=0, ge=0)
-    """Pods that run the latest spec."""
+    """Replicas that run the latest spec."""
     selector: str = Field(default="", max_length=512)
-    """Label selector of the pods, for `kubectl scale` and autoscalers."""
+    """Label selector of one pod of each replica, for `kubectl scale` and autoscalers."""
     url: str = Field(default="", max_length=512)
     """Base URL for OpenAI clients, within the cluster."""
     model: ServedModel | None = None

@@ -90,6 +90,27 @@ MODEL = (
     pattern("cacheClaim", "cache_claim", DNS_LABEL, "must be the name of a volume claim: a-z, 0-9 and '-'"),
 )
 
+PARALLELISM = (
+    Rule(
+        "self.tensor % self.nodes == 0",
+        "must be a multiple of nodes: every pod of a replica has as many ranks as the others",
+        lambda parallelism: parallelism.tensor % parallelism.nodes == 0,
+        "tensor",
+    ),
+    Rule(
+        "self.nodes == oldSelf.nodes",
+        "nodes cannot change: a replica of another shape is another workload; create a second InferenceService",
+        None,
+    ),
+    Rule(
+        "!has(self.topologyKey) || self.nodes > 1",
+        "belongs to nodes above 1: a single pod is on one node anyway",
+        lambda parallelism: parallelism.topology_key is None or parallelism.nodes > 1,
+        "topologyKey",
+    ),
+    pattern("topologyKey", "topology_key", LABEL_KEY, "must be the key of a node's label"),
+)
+
 _PLAIN_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 
 
@@ -228,16 +249,15 @@ TEMPLATE = (
 
 def _accelerator_counts(spec: Any) -> bool:
     asked = [needs.get(spec.accelerator) for needs in (spec.resources.requests, spec.resources.limits)]
-    return spec.accelerator == "cpu" or all(
-        str(count) == str(spec.parallelism.tensor) for count in asked if count is not None
-    )
+    ranks = spec.parallelism.tensor // spec.parallelism.nodes
+    return spec.accelerator == "cpu" or all(str(count) == str(ranks) for count in asked if count is not None)
 
 
 def _count_cel(part: str) -> str:
     held = f"self.resources.{part}"
     return (
         f"(!has({held}) || !(self.accelerator in {held}) || "
-        f"string({held}[self.accelerator]) == string(self.parallelism.tensor))"
+        f"string({held}[self.accelerator]) == string(self.parallelism.tensor / self.parallelism.nodes))"
     )
 
 
@@ -251,7 +271,8 @@ SPEC = (
     ),
     Rule(
         f"self.accelerator == 'cpu' || ({_count_cel('requests')} && {_count_cel('limits')})",
-        "must name as many accelerators as parallelism.tensor, or leave them out: each rank has one of its own",
+        "must name as many accelerators as parallelism.tensor / parallelism.nodes, the ranks of one pod, or leave them "
+        "out: each rank has one of its own",
         _accelerator_counts,
         "resources",
     ),

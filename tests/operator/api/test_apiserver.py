@@ -87,7 +87,7 @@ def test_defaults_show_in_what_is_stored(server: ApiServer) -> None:
     spec = create(server, Case("", "").manifest)["spec"]
     assert spec == {
         "model": {"uri": "demo://"},
-        "parallelism": {"tensor": 1},
+        "parallelism": {"tensor": 1, "nodes": 1, "placementTimeoutSeconds": 600},
         "accelerator": "cpu",
         "engine": {"dtype": "auto", "prefixCaching": True},
         "replicas": 1,
@@ -110,6 +110,17 @@ def test_the_model_name_cannot_change_and_other_fields_can(server: ApiServer) ->
     with pytest.raises(urllib.error.HTTPError) as refused:
         patch({"model": {"name": "other"}})
     assert "spec.model.name cannot change" in refusal(refused.value)
+
+
+def test_the_count_of_pods_cannot_change(server: ApiServer) -> None:
+    manifest = Case("", "", {"parallelism": {"tensor": 4}}, name="shape").manifest
+    create(server, manifest, dry=False)
+    path = SERVICES.path(TEAM, "shape")
+    merge = {"Content_Type": "application/merge-patch+json"}
+    assert server.request("PATCH", path, {"spec": {"parallelism": {"tensor": 2}}}, **merge)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.request("PATCH", path, {"spec": {"parallelism": {"nodes": 2}}}, **merge)
+    assert "nodes cannot change" in refusal(refused.value)
 
 
 def test_kubectl_applies_both_ways_scales_and_prints_columns(server: ApiServer) -> None:
