@@ -33,6 +33,7 @@ START_SECONDS = 45.0
 CONTROLLERS = (
     "deployment-controller",
     "replicaset-controller",
+    "statefulset-controller",
     "endpoints-controller",
     "endpointslice-controller",
     "garbage-collector-controller",
@@ -60,6 +61,8 @@ class ApiServer:
         self.port = free_port()
         self.etcd_port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
+        self.flags: dict[str, tuple[str, ...]] = {}
+        """More flags by program, for a start after they are set."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._write_keys()
 
@@ -115,6 +118,9 @@ class ApiServer:
             "--bind-address=127.0.0.1",
             f"--cert-dir={self.directory / 'controllers'}",
             "--leader-elect=false",
+            # Its own limit of 20 calls a second would be what a test measures.
+            "--kube-api-qps=1000",
+            "--kube-api-burst=2000",
         )
 
     def stop_api(self) -> None:
@@ -127,6 +133,11 @@ class ApiServer:
         for name in reversed(list(self._processes)):
             self._end(name)
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The programs that run, by name."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def log(self, name: str) -> str:
         """The last lines that program `name` wrote."""
         return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-30:])
@@ -137,7 +148,11 @@ class ApiServer:
             raise RuntimeError(f"{program} is missing: bring the test cluster up once (make e2e) to build it")
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [program, *arguments], stdout=log, stderr=log, cwd=self.directory, start_new_session=True
+                [program, *arguments, *self.flags.get(name, ())],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                start_new_session=True,
             )
 
     def _end(self, name: str) -> None:
