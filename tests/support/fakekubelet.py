@@ -1,0 +1,299 @@
+"""Nodes without machines: schedules the pods of a real API server and reports them as running. Nothing is started.
+
+One thread with an event loop; it watches pods and nodes, binds what fits (`fakescheduler`), writes `pods/status` and
+ends what is being deleted. Quick enough for thousands of pods. Use one on an API server at a time:
+
+    with fake_kubelet(server, nodes=3, slots=4) as kubelet:
+        kubelet.kill_pod("team", "chat-0", exit_code=137)
+        kubelet.fail_node("node-2")
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from typing import Any
+
+import aiohttp
+
+from apiserver import ADMIN, ApiServer
+from fakepods import condition, node_of, now, path_of, restarts_of, running
+from fakescheduler import Scheduler
+
+Manifest = dict[str, Any]
+Seconds = Callable[[Manifest], float | None]
+"""For a pod: after how many seconds, or None for never."""
+CALLS = 32
+WAIT_SECONDS = 20.0
+MERGE = "application/merge-patch+json"
+
+
+class FakeKubelet:
+    """starts: when a bound pod becomes Running and Ready. ends: when a pod that is being deleted is gone. Both may be
+    set anew at any time and hold for pods that are looked at from then on."""
+
+    def __init__(self, server: ApiServer, *, starts: Seconds, ends: Seconds) -> None:
+        self.starts, self.ends = starts, ends
+        self._server = server
+        self._scheduler = Scheduler()
+        self._pods: dict[str, Manifest] = {}
+        self._waiting: dict[str, str] = {}  # UID of an unschedulable pod: the words it bears
+        self._begun: set[tuple[str, str]] = set()  # (UID, "start" or "end")
+        self._failed: set[str] = set()
+        self._addresses = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listed = threading.Event()
+
+    # --- what tests do to pods and nodes -------------------------------------------------------------
+
+    def kill_pod(
+        self, namespace: str, name: str, *, exit_code: int = 137, reason: str = "Error", restart_after: float = 0.2
+    ) -> None:
+        """The worker's container ends with `exit_code`, and the kubelet starts it again after `restart_after` seconds.
+        Raises KeyError where there is no such pod."""
+        self._wait(self._kill(self._find(namespace, name), exit_code, reason, restart_after))
+
+    def set_ready(self, namespace: str, name: str, ready: bool) -> None:
+        """What the readiness probe says from now on."""
+        pod = self._find(namespace, name)
+        self._wait(self._write(pod, running(pod, pod["status"]["podIP"], ready=ready, restarts=restarts_of(pod))))
+
+    def fail_node(self, name: str) -> None:
+        """The node's kubelet falls silent, and the control plane has noticed: Ready is Unknown, its pods not ready."""
+        self._failed.add(name)
+        self._wait(self._report(name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."))
+
+    def restore_node(self, name: str) -> None:
+        """The node is back: it ends the pods that were deleted meanwhile, and the others are ready again."""
+        self._failed.discard(name)
+        self._wait(self._report(name, "True", "KubeletReady", "kubelet is posting ready status"))
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def alive(self, nodes: list[Manifest]) -> Iterator[None]:
+        thread = threading.Thread(target=lambda: asyncio.run(self._main(nodes)), name="fake-kubelet", daemon=True)
+        thread.start()
+        if not self._listed.wait(WAIT_SECONDS):
+            raise RuntimeError("the fake kubelet could not list pods and nodes")
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join(WAIT_SECONDS)
+
+    async def _main(self, nodes: list[Manifest]) -> None:
+        self._loop, self._stop, self._calls = asyncio.get_running_loop(), asyncio.Event(), asyncio.Semaphore(CALLS)
+        headers = {"Authorization": f"Bearer {ADMIN}-token"}
+        tls = ssl.create_default_context(cafile=str(self._server.directory / "ca.crt"))
+        connector = aiohttp.TCPConnector(ssl=tls, limit=CALLS + 4)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as self._session:
+            await asyncio.gather(*(self._add_node(node) for node in nodes))
+            self._spawn(self._follow("/api/v1/nodes", self._saw_node))
+            self._spawn(self._follow("/api/v1/pods", self._saw_pod))
+            await self._stop.wait()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.1)  # aiohttp leaves the end of a TLS connection to the event loop
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wait(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
+
+    def _find(self, namespace: str, name: str) -> Manifest:
+        for pod in list(self._pods.values()):
+            if (pod["metadata"]["namespace"], pod["metadata"]["name"]) == (namespace, name):
+                return pod
+        raise KeyError(f"there is no pod {namespace}/{name}")
+
+    # --- what is seen ----------------------------------------------------------------------------------
+
+    async def _follow(self, path: str, saw: Callable[[str, Manifest], None]) -> None:
+        """List and watch `path` for ever, through restarts of the API server."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError, KeyError, ValueError):
+                listed = await self._call("GET", path)
+                for item in listed["items"]:
+                    saw("ADDED", item)
+                if saw == self._saw_pod:
+                    self._forget_all_but({item["metadata"]["uid"] for item in listed["items"]})
+                    self._listed.set()
+                async for event in self._watch(path, listed["metadata"]["resourceVersion"]):
+                    saw(event["type"], event["object"])
+            await asyncio.sleep(0.2)
+
+    async def _watch(self, path: str, version: str) -> AsyncIterator[Manifest]:
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "1800"}
+        async with self._session.get(self._server.url + path, params=query) as answer:
+            buffer = b""
+            async for chunk in answer.content.iter_any():
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        return
+                    yield event
+
+    def _saw_node(self, kind: str, node: Manifest) -> None:
+        if kind != "DELETED":
+            self._scheduler.put_node(node)
+            self._try_waiting()
+
+    def _saw_pod(self, kind: str, pod: Manifest) -> None:
+        uid = pod["metadata"]["uid"]
+        if kind == "DELETED":
+            self._forget(uid)
+            return
+        self._pods[uid] = pod
+        node = pod["spec"].get("nodeName")
+        if node is None:
+            if "deletionTimestamp" not in pod["metadata"]:
+                self._schedule(pod)
+            return
+        self._scheduler.place(pod, node)
+        if node in self._failed:
+            return
+        if "deletionTimestamp" in pod["metadata"]:
+            self._once(uid, "end", self._end)
+        elif pod["status"].get("phase") == "Pending":
+            self._once(uid, "start", self._start)
+
+    def _once(self, uid: str, step: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        if (uid, step) not in self._begun:
+            self._begun.add((uid, step))
+            self._spawn(work(uid))
+
+    def _forget(self, uid: str) -> None:
+        self._pods.pop(uid, None)
+        self._waiting.pop(uid, None)
+        self._begun -= {(uid, "start"), (uid, "end")}
+        if self._scheduler.forget(uid):
+            self._try_waiting()
+
+    def _forget_all_but(self, uids: set[str]) -> None:
+        for uid in set(self._pods) - uids:
+            self._forget(uid)
+
+    # --- scheduling -------------------------------------------------------------------------------------
+
+    def _schedule(self, pod: Manifest) -> None:
+        uid = pod["metadata"]["uid"]
+        node, words = self._scheduler.choose(pod)
+        if node:
+            self._waiting.pop(uid, None)
+            self._scheduler.place(pod, node)
+            target = {"apiVersion": "v1", "kind": "Node", "name": node}
+            body = {"metadata": {"name": pod["metadata"]["name"], "uid": uid}, "target": target}
+            self._spawn(self._bind(pod, body))
+        elif self._waiting.get(uid) != words:
+            self._waiting[uid] = words
+            said = condition("PodScheduled", "False", reason="Unschedulable", message=words)
+            self._spawn(self._write(pod, {"conditions": [said]}))
+
+    def _try_waiting(self) -> None:
+        for uid in list(self._waiting):
+            self._schedule(self._pods[uid])
+
+    async def _bind(self, pod: Manifest, body: Manifest) -> None:
+        answer = await self._call("POST", f"{path_of(pod)}/binding", body)
+        if answer.get("code") not in (None, 201):
+            self._scheduler.forget(pod["metadata"]["uid"])
+
+    # --- what a kubelet does -----------------------------------------------------------------------------
+
+    async def _start(self, uid: str) -> None:
+        delay = self.starts(self._pods[uid])
+        if delay is None:
+            return
+        await asyncio.sleep(delay)
+        pod = self._pods.get(uid)
+        if pod is not None and "deletionTimestamp" not in pod["metadata"]:
+            await self._write(pod, running(pod, self._address(), ready=True, restarts=0))
+
+    async def _end(self, uid: str) -> None:
+        delay = self.ends(self._pods[uid])
+        if delay is None:
+            return
+        await asyncio.sleep(delay)
+        if (pod := self._pods.get(uid)) is None or pod["spec"]["nodeName"] in self._failed:
+            self._begun.discard((uid, "end"))
+            return
+        await self._call("DELETE", path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
+
+    async def _kill(self, pod: Manifest, exit_code: int, reason: str, restart_after: float) -> None:
+        address, restarts = pod["status"]["podIP"], restarts_of(pod) + 1
+        ended = {"exitCode": exit_code, "reason": reason, "startedAt": now(), "finishedAt": now()}
+        down = running(pod, address, ready=False, restarts=restarts - 1)
+        for status in down["containerStatuses"]:
+            status |= {"state": {"terminated": ended}, "started": False}
+        await self._write(pod, down)
+        await asyncio.sleep(restart_after)
+        up = running(pod, address, ready=True, restarts=restarts)
+        for status in up["containerStatuses"]:
+            status["lastState"] = {"terminated": ended}
+        await self._write(pod, up)
+
+    async def _report(self, name: str, status: str, reason: str, message: str) -> None:
+        """Set the node's Ready condition, and with it that of its pods."""
+        said = condition("Ready", status, reason=reason, message=message)
+        await self._call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [said]}}, MERGE)
+        for pod in [one for one in self._pods.values() if one["spec"].get("nodeName") == name]:
+            if "podIP" in pod["status"]:
+                up = running(pod, pod["status"]["podIP"], ready=status == "True", restarts=restarts_of(pod))
+                await self._write(pod, {"conditions": up["conditions"]})
+            self._saw_pod("MODIFIED", pod)
+
+    async def _add_node(self, node: Manifest) -> None:
+        await self._call("POST", "/api/v1/nodes", node)
+        path = f"/api/v1/nodes/{node['metadata']['name']}"
+        # The admission plugin TaintNodesByCondition taints every node at its creation.
+        await self._call("PATCH", path, {"spec": {"taints": None}}, MERGE)
+        await self._call("PATCH", f"{path}/status", {"status": node["status"]}, MERGE)
+
+    async def _write(self, pod: Manifest, status: Manifest) -> None:
+        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
+        await self._call("PATCH", f"{path_of(pod)}/status", body, MERGE)
+
+    async def _call(self, method: str, path: str, body: Manifest | None = None, kind: str = "") -> Manifest:
+        """Answers of every status are given back: a pod that is gone by now is no fault."""
+        headers = {"Content-Type": kind or "application/json"}
+        async with (
+            self._calls,
+            self._session.request(method, self._server.url + path, json=body, headers=headers) as answer,
+        ):
+            decoded: Manifest = await answer.json()
+            return decoded
+
+    def _address(self) -> str:
+        number = next(self._addresses)
+        return f"10.{200 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+
+
+@contextlib.contextmanager
+def fake_kubelet(
+    server: ApiServer,
+    nodes: int = 3,
+    slots: int = 110,
+    *,
+    allocatable: Mapping[str, int] | None = None,
+    labels: Callable[[int], Mapping[str, str]] = lambda _: {},
+    starts: Seconds = lambda _: 0.05,
+    ends: Seconds = lambda _: 0.05,
+) -> Iterator[FakeKubelet]:
+    """Nodes `node-1` to `node-N` (InternalIP 127.0.1.N) of `slots` pods each, and `allocatable` extended resources;
+    `labels` gives more labels for the node of an index. The nodes are deleted with the block."""
+    kubelet = FakeKubelet(server, starts=starts, ends=ends)
+    made = [node_of(index, slots, allocatable or {}, labels(index)) for index in range(1, nodes + 1)]
+    with kubelet.alive(made):
+        yield kubelet
+    for node in made:
+        server.request("DELETE", f"/api/v1/nodes/{node['metadata']['name']}")
