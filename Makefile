@@ -53,7 +53,7 @@ crds: venv tools ## Writes what is generated: crds/, references in docs/, the ch
 
 .PHONY: verify
 verify: crds ## Generates everything anew and fails on a difference
-	scripts/no_difference.sh crds docs/reference.md docs/api-reference.md docs/openapi.json helm/ryzanstein/files \
+	scripts/no_difference.sh crds docs/reference.md docs/troubleshooting.md docs/api-reference.md docs/openapi.json helm/ryzanstein/files \
 	  manifests/install.yaml proto tests/contract/schemas
 
 .PHONY: image

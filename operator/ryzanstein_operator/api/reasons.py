@@ -1,4 +1,4 @@
-"""Every reason that a condition or an Event may give, with the sentence that the reference prints. Words only."""
+"""Every reason that a condition or an Event may give, with what it means and what to do about it. Words only."""
 
 from enum import StrEnum
 
@@ -79,6 +79,61 @@ MEANING: dict[Reason, str] = {
     Reason.DRIFT_CORRECTED: "Somebody changed an object of the service, and it was put back.",
     Reason.REQUESTS_WAITING: "Requests wait at the gateway, and no replica takes them.",
 }
+
+REMEDY: dict[Reason, str] = {
+    Reason.ALL_REPLICAS_READY: "",
+    Reason.ENDPOINTS_READY: "",
+    Reason.ROLLOUT_COMPLETE: "",
+    Reason.IN_IMAGE: "",
+    Reason.ON_CLAIM: "",
+    Reason.DOWNLOADED: "",
+    Reason.SCHEDULED: "",
+    Reason.AS_EXPECTED: "",
+    Reason.PREVIOUS_REVISION_SERVES: "Wait: clients are served. If it stays, `Degraded` names what the new revision "
+    "lacks; mend that, or go back with `kubectl apply -f` of the former spec.",
+    Reason.ROLLING_OUT: "Wait; `kubectl get rzi NAME -w` shows each step. An old replica may finish its running "
+    "requests for up to `spec.disruption.drainSeconds`.",
+    Reason.REPLICAS_STARTING: "Wait until the model is loaded; `kubectl logs POD -c worker -f` shows how far it is.",
+    Reason.DOWNLOADING: "Wait; `kubectl logs POD -c fetch -f` shows each file. With `spec.model.cacheClaim` the next "
+    "pod finds them there.",
+    Reason.PENDING: "Wait a few seconds. If it stays, look whether the operator is at work (below).",
+    Reason.SCALED_TO_ZERO: "`kubectl scale rzi NAME --replicas=1` when it is to answer again.",
+    Reason.RESTARTING: "Nothing at the first time: it comes back by itself. If it repeats, "
+    "`kubectl logs POD -c worker --previous` has the last words before the end.",
+    Reason.MODEL_UNUSABLE: "Change the field of the spec, or the model's files, that the message speaks of; "
+    "`kubectl logs POD -c worker --previous` has more.",
+    Reason.DOWNLOAD_FAILING: "Check `spec.model.uri` and `revision`, the Secret in `tokenSecret`, and that pods may "
+    "reach the hub; `kubectl logs POD -c fetch --previous` has each try.",
+    Reason.CLAIM_UNAVAILABLE: "`kubectl get pvc` and `kubectl describe pvc CLAIM`: create the claim, or bind it to a "
+    "volume.",
+    Reason.IMAGE_UNAVAILABLE: "Correct `spec.template.image`, or let the node pull it: registry, credentials, or with "
+    "`imagePullPolicy: Never` load it onto the node.",
+    Reason.CONTAINER_REFUSED: "Create what the message names, mostly a Secret or a key of one "
+    "(`kubectl get secret`); the kubelet then goes on by itself.",
+    Reason.OUT_OF_MEMORY: "Raise `spec.resources` as the message says, or ask for less with `spec.engine.maxModelLen` "
+    "or `kvCacheMemory`.",
+    Reason.CRASH_LOOP: "`kubectl logs POD -c worker --previous` says why it ends; undo the last change of the spec if "
+    "it ran before.",
+    Reason.UNSCHEDULABLE: "Free or add a node that has what the message misses, or ask for less: `spec.resources`, "
+    "`parallelism`, `template.nodeSelector`, `replicas`. `kubectl describe node` shows what is taken.",
+    Reason.PODS_REFUSED: "Raise the quota (`kubectl describe quota`) or change the policy that the message names, or "
+    "ask for less.",
+    Reason.ROLLOUT_STALLED: "Mend what the message names; the rollout goes on by itself. To give it up, apply the "
+    "former spec again.",
+    Reason.INVALID_SPEC: "Correct the field that the message names with `kubectl edit rzi NAME`; what ran before keeps "
+    "running meanwhile.",
+    Reason.MODEL_NAME_TAKEN: "Delete one of the two services, or create this one anew under another `spec.model.name`.",
+    Reason.NAME_CONFLICT: "Delete the object that the message names if nobody needs it, or create the service under "
+    "another name.",
+    Reason.APPLY_REFUSED: "Change what the API server complains of: the policy or quota that refuses, or the "
+    "operator's Role (`helm upgrade` renews it). It is tried again by itself, within two minutes.",
+    Reason.DRIFT_CORRECTED: "Make the change in the InferenceService instead; "
+    "`kubectl get OBJECT --show-managed-fields -o yaml` tells who made it.",
+    Reason.REQUESTS_WAITING: "`kubectl scale rzi NAME --replicas=1` where it is scaled to zero; else `Serving` says "
+    "what keeps the replicas from answering.",
+}
+"""What a person does about it; empty where all is well. NAME is the InferenceService, POD a pod that the message
+names."""
 
 BROKEN = (
     Reason.MODEL_UNUSABLE,

@@ -54,6 +54,7 @@ def test_the_status_tells_counts_names_and_places() -> None:
         "url": "http://gateway.release/v1",
         "model": {"name": "chat", "uri": "demo://"},
         "nodes": ["n1", "n2"],
+        "unhealthyNodes": [],
     }
 
 
