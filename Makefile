@@ -78,6 +78,10 @@ bench-gateway: venv ## The gateway against nginx and LiteLLM's proxy: latency, t
 	bench/gateway_tools.sh
 	$(BIN)/python -m bench.gateway $(BENCH_ARGS)
 
+.PHONY: bench-operator
+bench-operator: venv ## 1,000 services against 1,000 Deployments on a real API server (BENCH_ARGS="--services 100")
+	PYTHONPATH=tests/support $(BIN)/python -m bench.operator $(BENCH_ARGS)
+
 .PHONY: tools
 tools: ## Helm, from its Go module
 	@$(CLUSTER) tools helm >/dev/null || $(CLUSTER) tools helm

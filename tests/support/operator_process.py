@@ -19,9 +19,9 @@ from apiserver import free_port
 class OperatorProcess:
     """Started by its construction. End it."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, module: str = "ryzanstein_operator") -> None:
         self.log, self.port = log, free_port()
-        command = [sys.executable, "-m", "ryzanstein_operator", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(self.port)]
         with log.open("ab") as stream:
             self.process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=stream)
 
