@@ -1,4 +1,4 @@
-"""The API server as the benchmark sees it: calls, tables, one watch, its metrics page. Knows HTTP, makes no manifest."""
+"""The API server as the benchmark sees it: calls, tables, one watch, its metrics. Knows HTTP, makes no manifest."""
 
 import asyncio
 import json

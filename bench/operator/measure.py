@@ -1,4 +1,4 @@
-"""What processes have used and what they say of themselves. Knows /proc and the Prometheus text format; makes no load."""
+"""What processes have used and what they say of themselves. Knows /proc and the Prometheus text format."""
 
 import os
 import re
