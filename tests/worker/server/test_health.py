@@ -64,10 +64,14 @@ def _status(probes: Probes) -> dict[str, object]:
 
 def test_the_status_tells_all_at_once_and_is_200_whatever_it_tells() -> None:
     probes = Probes(Capacity(max_num_seqs=16, max_queued_requests=64))
-    known: dict[str, object] = {"max_num_seqs": 16, "max_queued_requests": 64}
-    idle = known | {"epoch": "", "beat_age": 0.0, "running": 0, "waiting": 0, "kv_cache_usage": 0.0}
+    known: dict[str, object] = {"max_num_seqs": 16, "max_queued_requests": 64, "nnodes": 1}
+    idle = known | {"ranks": [], "epoch": "", "beat_age": 0.0, "running": 0, "waiting": 0, "kv_cache_usage": 0.0}
     assert _status(probes) == idle | {"phase": "loading", "ready": False, "reason": "The model is loading."}
-    busy = known | {"epoch": "e1", "beat_age": 0.3, "running": 3, "waiting": 2, "kv_cache_usage": 0.25}
+    ranks = [
+        {"rank": 0, "node_rank": 0, "state": "step", "age_seconds": 0.1},
+        {"rank": 1, "node_rank": 0, "state": "step", "age_seconds": 0.3},
+    ]
+    busy = known | {"ranks": ranks, "epoch": "e1", "beat_age": 0.3, "running": 3, "waiting": 2, "kv_cache_usage": 0.25}
     probes.phase, probes.engine = "serving", Engine()
     assert _status(probes) == busy | {"phase": "serving", "ready": True, "reason": "every rank gives signs of life"}
     probes.phase = "draining"

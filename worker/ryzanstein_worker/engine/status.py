@@ -47,6 +47,7 @@ class RankHealth:
     state: str  # loading | idle | step
     age_seconds: float
     beats: int
+    node_rank: int = 0  # the place in the group of the pod that it runs in
 
 
 @dataclass(frozen=True)

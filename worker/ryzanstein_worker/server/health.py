@@ -48,6 +48,16 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class RankStatus:
+    """One rank of the group, of this pod or another."""
+
+    rank: int
+    node_rank: int  # the place in the group of the pod that it runs in
+    state: str  # loading | idle | step
+    age_seconds: float  # since its latest sign of life
+
+
+@dataclass(frozen=True)
 class Status:
     """The status page, field by field."""
 
@@ -61,6 +71,8 @@ class Status:
     kv_cache_usage: float  # 0..1
     max_num_seqs: int
     max_queued_requests: int
+    nnodes: int  # pods of the group
+    ranks: tuple[RankStatus, ...]  # of all its pods, on the first; of its own on another; none while they start
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,9 @@ class Verdict:
 class Probes:
     """What live and ready say. Written by the event loop's thread, read by any; each field is one reference."""
 
-    def __init__(self, capacity: Capacity | None = None) -> None:
+    def __init__(self, capacity: Capacity | None = None, *, nnodes: int = 1) -> None:
         self._capacity = capacity or Capacity()
+        self._nnodes = nnodes
         self._turned: float | None = None  # time.monotonic() of the event loop's latest turn
         self.phase: Phase = "loading"
         self.engine: HealthSource | None = None
@@ -109,7 +122,8 @@ class Probes:
         """All that the gateway wants to know, from shared memory."""
         engine, ready = self.engine, self.ready()
         load = engine.load() if engine is not None else EngineLoad(0, 0, 0.0)
-        ages = [rank.age_seconds for rank in engine.health().ranks] + [self._loop_age()] if engine is not None else []
+        ranks = engine.health().ranks if engine is not None else ()
+        ages = [rank.age_seconds for rank in ranks] + [self._loop_age()] if engine is not None else []
         return Status(
             phase=self.phase,
             ready=ready.good,
@@ -121,6 +135,8 @@ class Probes:
             kv_cache_usage=load.kv_cache_usage,
             max_num_seqs=self._capacity.max_num_seqs,
             max_queued_requests=self._capacity.max_queued_requests,
+            nnodes=self._nnodes,
+            ranks=tuple(RankStatus(r.rank, r.node_rank, r.state, round(r.age_seconds, 3)) for r in ranks),
         )
 
     def _loop_age(self) -> float:
