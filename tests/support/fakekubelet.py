@@ -11,24 +11,19 @@ ends what is being deleted. Quick enough for thousands of pods. Use one on an AP
 import asyncio
 import contextlib
 import itertools
-import json
-import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-import aiohttp
-
-from apiserver import ADMIN, ApiServer
+from adminapi import MERGE, AdminApi
+from apiserver import ApiServer
 from fakepods import condition, node_of, now, path_of, restarts_of, running
 from fakescheduler import Scheduler
 
 Manifest = dict[str, Any]
 Seconds = Callable[[Manifest], float | None]
 """For a pod: after how many seconds, or None for never."""
-CALLS = 32
 WAIT_SECONDS = 20.0
-MERGE = "application/merge-patch+json"
 
 
 class FakeKubelet:
@@ -86,20 +81,15 @@ class FakeKubelet:
             thread.join(WAIT_SECONDS)
 
     async def _main(self, nodes: list[Manifest]) -> None:
-        self._loop, self._stop, self._calls = asyncio.get_running_loop(), asyncio.Event(), asyncio.Semaphore(CALLS)
-        headers = {"Authorization": f"Bearer {ADMIN}-token"}
-        tls = ssl.create_default_context(cafile=str(self._server.directory / "ca.crt"))
-        connector = aiohttp.TCPConnector(ssl=tls, limit=CALLS + 4)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as self._session:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with AdminApi(self._server) as self._api:
             await asyncio.gather(*(self._add_node(node) for node in nodes))
-            self._spawn(self._follow("/api/v1/nodes", self._saw_node))
-            self._spawn(self._follow("/api/v1/pods", self._saw_pod))
+            self._spawn(self._api.follow("/api/v1/nodes", self._saw_node, self._listed_nodes))
+            self._spawn(self._api.follow("/api/v1/pods", self._saw_pod, self._listed_pods))
             await self._stop.wait()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.1)  # aiohttp leaves the end of a TLS connection to the event loop
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -117,31 +107,16 @@ class FakeKubelet:
 
     # --- what is seen ----------------------------------------------------------------------------------
 
-    async def _follow(self, path: str, saw: Callable[[str, Manifest], None]) -> None:
-        """List and watch `path` for ever, through restarts of the API server."""
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, KeyError, ValueError):
-                listed = await self._call("GET", path)
-                for item in listed["items"]:
-                    saw("ADDED", item)
-                if saw == self._saw_pod:
-                    self._forget_all_but({item["metadata"]["uid"] for item in listed["items"]})
-                    self._listed.set()
-                async for event in self._watch(path, listed["metadata"]["resourceVersion"]):
-                    saw(event["type"], event["object"])
-            await asyncio.sleep(0.2)
+    def _listed_pods(self, pods: list[Manifest]) -> None:
+        for uid in set(self._pods) - {pod["metadata"]["uid"] for pod in pods}:
+            self._forget(uid)
+        for pod in pods:
+            self._saw_pod("ADDED", pod)
+        self._listed.set()
 
-    async def _watch(self, path: str, version: str) -> AsyncIterator[Manifest]:
-        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "1800"}
-        async with self._session.get(self._server.url + path, params=query) as answer:
-            buffer = b""
-            async for chunk in answer.content.iter_any():
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        return
-                    yield event
+    def _listed_nodes(self, nodes: list[Manifest]) -> None:
+        for node in nodes:
+            self._saw_node("ADDED", node)
 
     def _saw_node(self, kind: str, node: Manifest) -> None:
         if kind != "DELETED":
@@ -179,10 +154,6 @@ class FakeKubelet:
         if self._scheduler.forget(uid):
             self._try_waiting()
 
-    def _forget_all_but(self, uids: set[str]) -> None:
-        for uid in set(self._pods) - uids:
-            self._forget(uid)
-
     # --- scheduling -------------------------------------------------------------------------------------
 
     def _schedule(self, pod: Manifest) -> None:
@@ -204,7 +175,7 @@ class FakeKubelet:
             self._schedule(self._pods[uid])
 
     async def _bind(self, pod: Manifest, body: Manifest) -> None:
-        answer = await self._call("POST", f"{path_of(pod)}/binding", body)
+        answer = await self._api.call("POST", f"{path_of(pod)}/binding", body)
         if answer.get("code") not in (None, 201):
             self._scheduler.forget(pod["metadata"]["uid"])
 
@@ -227,7 +198,7 @@ class FakeKubelet:
         if (pod := self._pods.get(uid)) is None or pod["spec"]["nodeName"] in self._failed:
             self._begun.discard((uid, "end"))
             return
-        await self._call("DELETE", path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
+        await self._api.call("DELETE", path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
 
     async def _kill(self, pod: Manifest, exit_code: int, reason: str, restart_after: float) -> None:
         address, restarts = pod["status"]["podIP"], restarts_of(pod) + 1
@@ -245,7 +216,7 @@ class FakeKubelet:
     async def _report(self, name: str, status: str, reason: str, message: str) -> None:
         """Set the node's Ready condition, and with it that of its pods."""
         said = condition("Ready", status, reason=reason, message=message)
-        await self._call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [said]}}, MERGE)
+        await self._api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [said]}}, MERGE)
         for pod in [one for one in self._pods.values() if one["spec"].get("nodeName") == name]:
             if "podIP" in pod["status"]:
                 up = running(pod, pod["status"]["podIP"], ready=status == "True", restarts=restarts_of(pod))
@@ -253,25 +224,15 @@ class FakeKubelet:
             self._saw_pod("MODIFIED", pod)
 
     async def _add_node(self, node: Manifest) -> None:
-        await self._call("POST", "/api/v1/nodes", node)
+        await self._api.call("POST", "/api/v1/nodes", node)
         path = f"/api/v1/nodes/{node['metadata']['name']}"
         # The admission plugin TaintNodesByCondition taints every node at its creation.
-        await self._call("PATCH", path, {"spec": {"taints": None}}, MERGE)
-        await self._call("PATCH", f"{path}/status", {"status": node["status"]}, MERGE)
+        await self._api.call("PATCH", path, {"spec": {"taints": None}}, MERGE)
+        await self._api.call("PATCH", f"{path}/status", {"status": node["status"]}, MERGE)
 
     async def _write(self, pod: Manifest, status: Manifest) -> None:
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
-        await self._call("PATCH", f"{path_of(pod)}/status", body, MERGE)
-
-    async def _call(self, method: str, path: str, body: Manifest | None = None, kind: str = "") -> Manifest:
-        """Answers of every status are given back: a pod that is gone by now is no fault."""
-        headers = {"Content-Type": kind or "application/json"}
-        async with (
-            self._calls,
-            self._session.request(method, self._server.url + path, json=body, headers=headers) as answer,
-        ):
-            decoded: Manifest = await answer.json()
-            return decoded
+        await self._api.call("PATCH", f"{path_of(pod)}/status", body, MERGE)
 
     def _address(self) -> str:
         number = next(self._addresses)
