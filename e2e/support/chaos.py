@@ -68,9 +68,9 @@ class Seen:
     longest_gap: float = 0.0
     """Between two events of one stream, or its request and the first of them, in seconds."""
 
-    def report(self, title: str) -> None:
+    def report(self, title: str, *more: str) -> None:
         """Have what was seen printed, now (a failed test shows it) and at the end of the run."""
-        REPORT.append(f"{title}: {self._summary()}")
+        REPORT.append("; ".join([f"{title}: {self._summary()}", *more]))
         print(REPORT[-1])
 
     def _summary(self) -> str:

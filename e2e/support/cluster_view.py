@@ -93,6 +93,17 @@ class Kubectl:
         else:
             assert "signalled" in said, f"no process of {pod} has {pattern!r} in its command line"
 
+    def run_until_killed(self, pod: str, container: str, code: str) -> None:
+        """Run Python in a container until the container ends, and that with it."""
+        try:
+            self.kubectl("exec", pod, "-c", container, "--", "python", "-c", code)
+        except KubectlError as error:
+            # Killed with the container, or the connection broke with it.
+            if not any(words in str(error) for words in ("exit code 137", "EOF", "container not found")):
+                raise
+        else:
+            raise AssertionError(f"{pod} outlived what was to kill it")
+
     def items(self, kinds: str, selector: str) -> list[Manifest]:
         return list(json.loads(self.kubectl("get", kinds, "-l", selector, "-o", "json"))["items"])
 

@@ -1,0 +1,68 @@
+"""One pod of a group, or one rank in it, goes: its group starts anew as a whole, the other serves, nobody notices."""
+
+import signal
+
+import pytest
+
+from faults import Story, Watched, pod_name, restarts, uids, unharmed
+from ryzanstein_worker.contract import LABEL_GROUP, LABEL_POD_INDEX
+from stories import Manifest, until
+
+RANK_TOLD_SECONDS = 15.0
+"""A bound for two cores that also run everything else; the aim is 5 seconds, and what was seen is printed."""
+
+
+def group_of(pair: Story) -> tuple[str, list[Manifest]]:
+    """One group: its name and its pods in order."""
+    pods = pair.cluster.pods(pair.model)
+    name = sorted(pod["metadata"]["labels"][LABEL_GROUP] for pod in pods)[0]
+    mine = [pod for pod in pods if pod["metadata"]["labels"][LABEL_GROUP] == name]
+    return name, sorted(mine, key=lambda pod: str(pod["metadata"]["labels"][LABEL_POD_INDEX]))
+
+
+def told(pair: Story, watched: Watched, group: str) -> None:
+    watched.within(RANK_TOLD_SECONDS, "status told", lambda: group in pair.condition("Degraded")["message"])
+
+
+def restarts_in(pair: Story, group: str) -> list[int]:
+    return [restarts(pod) for pod in pair.cluster.pods(pair.model) if pod["metadata"]["labels"][LABEL_GROUP] == group]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_rank_of_a_group(pair: Story, number: signal.Signals) -> None:
+    group, (_, follower) = group_of(pair)
+    before, others = restarts_in(pair, group), uids(pair.cluster.pods(pair.model))
+    with pair.under_load(f"{number.name} of a rank of a two-pod group") as watched:
+        watched.struck()
+        pair.cluster.signal(pod_name(follower), "worker", "engine.rank", number)
+        told(pair, watched, group)
+        watched.within(120, "both pods restarted", lambda: all(n > 0 for n in _more(restarts_in(pair, group), before)))
+        pair.cluster.wait_ready(pair.model, 180)
+    unharmed(watched.seen)
+    assert _more(restarts_in(pair, group), before) == [1, 1], "the whole group starts anew, and once"
+    assert uids(pair.cluster.pods(pair.model)) == others, "no pod was exchanged for it"
+
+
+def _more(after: list[int], before: list[int]) -> list[int]:
+    return [now - then for now, then in zip(after, before, strict=True)] if len(after) == len(before) else []
+
+
+def test_an_evicted_pod_of_a_group(pair: Story) -> None:
+    _, (_, follower) = group_of(pair)
+    uid = follower["metadata"]["uid"]
+    with pair.under_load("a pod of a two-pod group deleted") as watched:
+        watched.struck()
+        pair.cluster.kubectl("delete", "pod", pod_name(follower), "--wait=false")
+        watched.within(180, "replaced", lambda: uid not in uids(pair.cluster.pods(pair.model)))
+        until(240, "the group is whole", lambda: pair.status()["readyReplicas"] == 2)
+    unharmed(watched.seen)
+
+
+def test_a_rollout_of_groups(pair: Story) -> None:
+    old = uids(pair.cluster.pods(pair.model))
+    with pair.under_load("a rollout of two-pod groups") as watched:
+        watched.struck()
+        pair.cluster.patch(pair.model, {"spec": {"engine": {"maxNumSeqs": 48}}})
+        watched.within(400, "old groups gone", lambda: not old & uids(pair.cluster.pods(pair.model)))
+        pair.cluster.wait_ready(pair.model, 180)
+    unharmed(watched.seen)
