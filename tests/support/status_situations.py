@@ -27,6 +27,7 @@ from operator_builders import (
 from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.reasons import EVENTS as OF_EVENTS
 from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.observed import Demand, Observed, Ref
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.decide.reconcile import reconcile
@@ -59,6 +60,8 @@ NO_IMAGE = {
 NO_SECRET = {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}
 BACK_OFF = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}
 OOM = {"exitCode": 137, "reason": "OOMKilled"}
+SPARE = service(replicas=2, disruption={"maxUnavailable": 1})
+GPUS = service(accelerator="nvidia.com/gpu", parallelism={"tensor": 2})
 SMALL = service(resources={"limits": {"memory": "1Gi"}})
 
 _REVISION = re.compile(r"revision [0-9a-f]{10}")
@@ -85,6 +88,31 @@ def stranger() -> Observed:
     return replace(observed, children=(*kept, other))
 
 
+def loading(name: str = "worker", started: str = "2026-01-02T03:00:30Z") -> Manifest:
+    """A container that runs and is not ready."""
+    return {"name": name, "image": "image:1", "ready": False, "state": {"running": {"startedAt": started}}}
+
+
+def was_ready(live: Manifest) -> Manifest:
+    """The same service after it has been ready."""
+    return {**live, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+
+
+def set_up_pod(live: Manifest, *, ready_to_start: str, since: str) -> Manifest:
+    """A pod whose volumes and network are (not) set up on its node; its image is not there yet."""
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": since}
+    start = {"type": "PodReadyToStartContainers", "status": ready_to_start, "lastTransitionTime": since}
+    creating = container(waiting={"reason": "ContainerCreating"})
+    return pod(live, phase="Pending", conditions=[scheduled, start], containerStatuses=[creating])
+
+
+def leaving_pod(live: Manifest, *, due: str = "2026-01-02T03:00:00Z") -> Manifest:
+    """A pod that was deleted and whose grace period ended at `due`."""
+    found = ready_pod(live)
+    found["metadata"]["deletionTimestamp"] = due
+    return found
+
+
 def drifted() -> Observed:
     children = live_children(ONE)
     for child in children:
@@ -94,6 +122,10 @@ def drifted() -> Observed:
 
 
 SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
+    "a replica loads the model": (
+        settled(ONE, pod(ONE, containerStatuses=[loading()])),
+        {"Ready": "False ReplicasStarting", "Serving": "False ReplicasStarting", "Degraded": "False AsExpected"},
+    ),
     "nothing is there yet": (
         Observed(ONE),
         {
@@ -244,6 +276,32 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
     "the API server refuses a child of a new service": (
         replace(settled(ONE), refused=REFUSED),
         {"Ready": "False ApplyRefused", "Serving": "False ApplyRefused", "Degraded": "True ApplyRefused"},
+    ),
+    "the API server refuses a change of one that serves": (
+        replace(settled(was_ready(ONE), ready_pod(ONE)), refused=REFUSED),
+        {
+            "Ready": "True PreviousRevisionServes",
+            "Serving": "True EndpointsReady",
+            "Progressing": "False ApplyRefused",
+            "Degraded": "True ApplyRefused",
+        },
+    ),
+    "a rollout's last old replica is gone, as maxUnavailable allows": (
+        saying(settled(was_ready(SPARE), ready_pod(SPARE, "a"), pod(SPARE, "b"))),
+        {"Ready": "True RollingOut", "Serving": "True EndpointsReady", "Progressing": "True RollingOut"},
+    ),
+    "a volume that cannot be mounted": (
+        settled(CLAIM, set_up_pod(CLAIM, ready_to_start="False", since="2026-01-02T03:00:00Z")),
+        {
+            "Ready": "False PodNotSetUp",
+            "Serving": "False PodNotSetUp",
+            "ModelCached": "Unknown Pending",
+            "Degraded": "True PodNotSetUp",
+        },
+    ),
+    "a pod that should be gone": (
+        settled(GPUS, ready_pod(GPUS, "chat-b"), leaving_pod(GPUS)),
+        {"Ready": "True AllReplicasReady", "Degraded": "True StuckTerminating"},
     ),
     "an image that does not exist": (
         settled(ONE, broken_pod(ONE, container(waiting=NO_IMAGE))),

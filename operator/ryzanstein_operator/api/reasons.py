@@ -34,6 +34,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     CRASH_LOOP = "CrashLoop"
     UNSCHEDULABLE = "Unschedulable"
+    POD_NOT_SET_UP = "PodNotSetUp"
+    STUCK_TERMINATING = "StuckTerminating"
     PODS_REFUSED = "PodsRefused"
     ROLLOUT_STALLED = "RolloutStalled"
     # Something is wrong with the resource itself.
@@ -55,7 +57,7 @@ MEANING: dict[Reason, str] = {
     Reason.DOWNLOADED: "The model has been downloaded and its hashes have been checked.",
     Reason.SCHEDULED: "Every replica has a node.",
     Reason.AS_EXPECTED: "No replica is broken.",
-    Reason.PREVIOUS_REVISION_SERVES: "Replicas of the previous spec answer all requests while the new ones start.",
+    Reason.PREVIOUS_REVISION_SERVES: "Enough replicas of the previous spec answer while those of the new one start.",
     Reason.ROLLING_OUT: "Replicas are being made or exchanged.",
     Reason.REPLICAS_STARTING: "Replicas are on their way up.",
     Reason.DOWNLOADING: "The model is being downloaded.",
@@ -70,6 +72,8 @@ MEANING: dict[Reason, str] = {
     Reason.OUT_OF_MEMORY: "A container was killed because memory ran out.",
     Reason.CRASH_LOOP: "A container ends again and again.",
     Reason.UNSCHEDULABLE: "No node has room; the message holds the scheduler's words.",
+    Reason.POD_NOT_SET_UP: "Volumes or the network of a pod have not been set up for a minute.",
+    Reason.STUCK_TERMINATING: "A pod that was deleted does not go, and holds its node's resources, accelerators first.",
     Reason.PODS_REFUSED: "Pods may not be created, for instance because of a quota.",
     Reason.ROLLOUT_STALLED: "The rollout has made no progress for 30 minutes.",
     Reason.INVALID_SPEC: "The spec cannot be run; what ran before is left as it is.",
@@ -116,6 +120,11 @@ REMEDY: dict[Reason, str] = {
     "it ran before.",
     Reason.UNSCHEDULABLE: "Free or add a node that has what the message misses, or ask for less: `spec.resources`, "
     "`parallelism`, `template.nodeSelector`, `replicas`. `kubectl describe node` shows what is taken.",
+    Reason.POD_NOT_SET_UP: "`kubectl describe pod POD`: its Events (`FailedMount`, `FailedAttachVolume`, "
+    "`FailedCreatePodSandBox`) say which volume or network, and why. It goes on by itself once that is mended.",
+    Reason.STUCK_TERMINATING: "`kubectl get node` first. A node that is coming back ends the pod by itself. When it "
+    "is surely off, `kubectl delete node NODE` frees the pod; the operator never deletes by force, for a node that is "
+    "only cut off may still run it. For a finalizer, ask whoever set it.",
     Reason.PODS_REFUSED: "Raise the quota (`kubectl describe quota`) or change the policy that the message names, or "
     "ask for less.",
     Reason.ROLLOUT_STALLED: "Mend what the message names; the rollout goes on by itself. To give it up, apply the "
@@ -145,6 +154,7 @@ BROKEN = (
     Reason.CRASH_LOOP,
     Reason.PODS_REFUSED,
     Reason.UNSCHEDULABLE,
+    Reason.POD_NOT_SET_UP,
     Reason.RESTARTING,
 )
 """What may be wrong with a replica, that which only the user can mend first."""
@@ -157,6 +167,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
     ConditionType.READY: (
         Reason.ALL_REPLICAS_READY,
         Reason.PREVIOUS_REVISION_SERVES,
+        Reason.ROLLING_OUT,
         Reason.REPLICAS_STARTING,
         Reason.SCALED_TO_ZERO,
         Reason.MODEL_NAME_TAKEN,
@@ -191,6 +202,12 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.PENDING,
         Reason.INVALID_SPEC,
     ),
-    ConditionType.DEGRADED: (Reason.AS_EXPECTED, Reason.ROLLOUT_STALLED, *BLOCKED, *BROKEN),
+    ConditionType.DEGRADED: (
+        Reason.AS_EXPECTED,
+        Reason.ROLLOUT_STALLED,
+        Reason.STUCK_TERMINATING,
+        *BLOCKED,
+        *BROKEN,
+    ),
 }
 """Which reasons each condition may give: held by a test, printed by the reference."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from ryzanstein_operator.api.conditions import ConditionType, Status
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.facts import Facts
+from ryzanstein_operator.decide.pods import Trouble
 
 
 class Verdict(NamedTuple):
@@ -29,25 +30,28 @@ def verdicts(facts: Facts) -> dict[ConditionType, Verdict]:
 
 def _ready(facts: Facts) -> Verdict:
     if facts.blocked:
-        return Verdict("False", facts.blocked.reason, facts.blocked.message)
+        return _ready_though_blocked(facts, facts.blocked)
     if facts.rival:
         return Verdict("False", Reason.MODEL_NAME_TAKEN, _rival_words(facts))
     if facts.wanted == 0:
         return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for")
     count = f"{len(facts.ready)} of {facts.wanted} replicas are ready"
-    if facts.complete:
-        return Verdict("True", Reason.ALL_REPLICAS_READY, count)
-    if not facts.all_updated and len(facts.ready) >= _needed(facts):
-        return Verdict("True", Reason.PREVIOUS_REVISION_SERVES, f"{count} while the new revision starts")
     if facts.all_updated and len(facts.ready) >= facts.wanted:
         return Verdict("True", Reason.ALL_REPLICAS_READY, count)
+    if not facts.all_updated and facts.enough:
+        return Verdict("True", Reason.PREVIOUS_REVISION_SERVES, f"{count} while the new revision starts")
+    if facts.was_ready and facts.enough and not facts.rolled_out:
+        # The last old replica is gone before the last new one is ready: with maxUnavailable, that is how it goes.
+        return Verdict("True", Reason.ROLLING_OUT, f"{count}, as many as maxUnavailable asks for in a rollout")
     return _not_up(facts, count)
 
 
-def _needed(facts: Facts) -> int:
-    """How many replicas must be ready while revisions are exchanged: what `maxUnavailable` leaves."""
-    allowed = facts.service.spec.disruption.max_unavailable if facts.service else 0
-    return max(1, facts.wanted - allowed)
+def _ready_though_blocked(facts: Facts, blocked: Trouble) -> Verdict:
+    """A change that cannot be made takes nothing away from what serves."""
+    if not (facts.was_ready and facts.enough):
+        return Verdict("False", blocked.reason, blocked.message)
+    words = f"{len(facts.ready)} replicas made before go on; the change cannot be made: {blocked.message}"
+    return Verdict("True", Reason.PREVIOUS_REVISION_SERVES, words)
 
 
 def _serving(facts: Facts) -> Verdict:
@@ -65,8 +69,22 @@ def _serving(facts: Facts) -> Verdict:
 
 def _not_up(facts: Facts, count: str) -> Verdict:
     if facts.trouble:
-        return Verdict("False", facts.trouble.reason, f"{count}: {facts.trouble.message}")
-    return Verdict("False", Reason.REPLICAS_STARTING, count)
+        return Verdict("False", facts.trouble.reason, f"{count}; {_trouble_words(facts, facts.trouble)}")
+    waiting = [worker for worker in facts.workers if not worker.ready]
+    if not waiting and len(facts.workers) >= facts.wanted:
+        return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; ready pods are being made known to the gateways")
+    if not waiting:
+        return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; the pods are being made")
+    first, others = waiting[0], f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+    return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; {first.name}{others} {first.step}")
+
+
+def _trouble_words(facts: Facts, trouble: Trouble) -> str:
+    """The worst trouble, with the name of the pod that has it and how many others are broken."""
+    if facts.culprit is None:
+        return f"the Deployment: {trouble.message}"
+    others = f" (and {len(facts.broken) - 1} more)" if len(facts.broken) > 1 else ""
+    return f"{facts.culprit.name}{others}: {trouble.message}"
 
 
 def _progressing(facts: Facts) -> Verdict:
@@ -84,7 +102,10 @@ def _progressing(facts: Facts) -> Verdict:
 
 
 def _cause(facts: Facts) -> str:
-    return facts.trouble.message if facts.trouble else facts.stalled
+    if facts.trouble:
+        return _trouble_words(facts, facts.trouble)
+    waiting = [worker for worker in facts.updated if not worker.ready]
+    return f"{waiting[0].name} {waiting[0].step}" if waiting else facts.stalled
 
 
 def _model_cached(facts: Facts) -> Verdict:
@@ -97,6 +118,8 @@ def _model_cached(facts: Facts) -> Verdict:
         return Verdict("True", Reason.IN_IMAGE, "the model is part of the worker's image")
     if claimless:
         return Verdict("False", Reason.CLAIM_UNAVAILABLE, claimless)
+    if scheme == "pvc" and _first(facts, Reason.POD_NOT_SET_UP) and not facts.ready:
+        return Verdict("Unknown", Reason.PENDING, f"the volume claim {rest.partition('/')[0]} is not mounted so far")
     if scheme == "pvc":
         return Verdict("True", Reason.ON_CLAIM, f"the model is read from the volume claim {rest.partition('/')[0]}")
     failing = _first(facts, Reason.DOWNLOAD_FAILING)
@@ -118,7 +141,9 @@ def _capacity(facts: Facts) -> Verdict:
     words = _first(facts, Reason.UNSCHEDULABLE)
     if words:
         count = sum(1 for worker in without if worker.trouble and worker.trouble.reason == Reason.UNSCHEDULABLE)
-        return Verdict("False", Reason.UNSCHEDULABLE, f"{count} of {facts.wanted} replicas have no node: {words}")
+        held = f"; {facts.leftovers[0]}" if facts.leftovers else ""
+        words = f"{count} of {facts.wanted} replicas have no node: {words}{held}"
+        return Verdict("False", Reason.UNSCHEDULABLE, words)
     claimless = _first(facts, Reason.CLAIM_UNAVAILABLE)
     if claimless:
         return Verdict("Unknown", Reason.CLAIM_UNAVAILABLE, "no node is chosen before the volume claim is bound")
@@ -134,11 +159,13 @@ def _degraded(facts: Facts) -> Verdict:
     if facts.blocked:
         return Verdict("True", facts.blocked.reason, facts.blocked.message)
     if facts.trouble:
-        which = facts.broken[0].name if len(facts.broken) == 1 else f"{len(facts.broken)} replicas"
-        who = which if facts.broken else "the Deployment"
-        return Verdict("True", facts.trouble.reason, f"{who}: {facts.trouble.message}")
+        return Verdict("True", facts.trouble.reason, _trouble_words(facts, facts.trouble))
     if facts.stalled and not facts.settled:
-        return Verdict("True", Reason.ROLLOUT_STALLED, facts.stalled)
+        words = f"revision {facts.revision} has made no progress for long: {_cause(facts)}"
+        return Verdict("True", Reason.ROLLOUT_STALLED, words)
+    if facts.leftovers:
+        others = f" (and {len(facts.leftovers) - 1} more)" if len(facts.leftovers) > 1 else ""
+        return Verdict("True", Reason.STUCK_TERMINATING, f"{facts.leftovers[0]}{others}")
     return Verdict("False", Reason.AS_EXPECTED, "no replica is broken")
 
 

@@ -1,16 +1,21 @@
 """What one visit knows, gathered once: the input of every condition. Pure."""
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 
+from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide import claims, pods
+from ryzanstein_operator.decide import claims, pods, steps
 from ryzanstein_operator.decide.observed import Observed
 from ryzanstein_operator.decide.pods import Trouble, Worker
 from ryzanstein_operator.desired import names
 
 DEPLOYMENT = "Deployment"
+_POD_NAME = re.compile(r'pods "[^"]*"')
+"""A ReplicaSet draws another name for each try: with it, the message would never come to rest."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Facts:
 
     answering: ready endpoints that are not terminating; revision: the one wanted; rival: the older service that owns
     the model name, as namespace/name; rolled_out and stalled: the Deployment's own word about the latest spec.
+    leftovers: a sentence for each pod that should be gone and is not; was_ready: what the status says so far.
     """
 
     service: InferenceService | None
@@ -30,6 +36,8 @@ class Facts:
     pods_refused: str
     rolled_out: bool
     stalled: str
+    leftovers: tuple[str, ...]
+    was_ready: bool
 
     @property
     def wanted(self) -> int:
@@ -62,13 +70,27 @@ class Facts:
         return tuple(worker for worker in self.workers if worker.trouble)
 
     @property
+    def culprit(self) -> Worker | None:
+        """The first by name of those that have the worst trouble."""
+        found = [worker for worker in self.broken if worker.trouble == self.trouble]
+        return found[0] if found else None
+
+    @property
+    def enough(self) -> bool:
+        """As many are ready as must be while revisions are exchanged: what `maxUnavailable` leaves."""
+        allowed = self.service.spec.disruption.max_unavailable if self.service else 0
+        return len(self.ready) >= max(1, self.wanted - allowed)
+
+    @property
     def trouble(self) -> Trouble | None:
         """What is worst, of the pods that are and of those that may not be."""
         found = [worker.trouble for worker in self.workers if worker.trouble]
         return pods.worst(found + ([Trouble(Reason.PODS_REFUSED, self.pods_refused)] if self.pods_refused else []))
 
 
-def gather(observed: Observed, service: InferenceService | None, revision: str, blocked: Trouble | None) -> Facts:
+def gather(
+    observed: Observed, service: InferenceService | None, revision: str, blocked: Trouble | None, now: datetime
+) -> Facts:
     """Reads what is observed. `revision` is the pod template's that is wanted, empty where the spec cannot be read."""
     name = observed.service["metadata"]["name"]
     live = [child for child in observed.children if child["kind"] == DEPLOYMENT and child["metadata"]["name"] == name]
@@ -77,14 +99,21 @@ def gather(observed: Observed, service: InferenceService | None, revision: str, 
     return Facts(
         service=service,
         blocked=blocked,
-        workers=pods.workers(observed.pods),
+        workers=pods.workers(observed.pods, now),
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
-        pods_refused=str(failure.get("message", "")) if failure.get("status") == "True" else "",
+        pods_refused=_POD_NAME.sub("pods", str(failure.get("message", ""))) if failure.get("status") == "True" else "",
         rolled_out=progress.get("reason") == "NewReplicaSetAvailable",
         stalled=str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else "",
+        leftovers=steps.leftover_words(observed.pods, now),
+        was_ready=_was_ready(observed.service),
     )
+
+
+def _was_ready(live: Manifest) -> bool:
+    conditions = live.get("status", {}).get("conditions") or ()
+    return any(one["type"] == ConditionType.READY and one["status"] == "True" for one in conditions)
 
 
 def _deployment_conditions(live: Manifest) -> dict[str, Manifest]:

@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.reasons import BROKEN, Reason
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide.steps import setup_words, step
 from ryzanstein_operator.desired.names import LABEL_REVISION
 from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, EXIT_UNAVAILABLE
 
@@ -22,7 +24,11 @@ _IMAGE_REASONS = (
     "RegistryUnavailable",
 )
 _PULL_PREFIX = re.compile(r'^(Back-off pulling image "[^"]*"(: )?)?(ErrImagePull: )?')
+_SOURCE_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d+->")
+"""Of the node's own end of a connection: another at each try, and of no use to anybody."""
 _CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_OFTEN = 2
+_WELL = timedelta(minutes=10)
 _EXIT_WORDS = {
     EXIT_GROUP_LOST: "a rank was lost",
     EXIT_UNAVAILABLE: "the model's source cannot be reached",
@@ -44,7 +50,8 @@ class Trouble:
 class Worker:
     """One pod that is not on its way out.
 
-    fetched: the init container's state: None where there is none (yet), else whether it is through.
+    fetched: the init container's state: None where there is none (yet), else whether it is through. step: what it
+    waits for or does while it is not ready, a phrase that follows its name.
     """
 
     name: str
@@ -54,12 +61,13 @@ class Worker:
     scheduled: bool
     fetched: bool | None
     trouble: Trouble | None
+    step: str
 
 
-def workers(pods: Iterable[Manifest]) -> tuple[Worker, ...]:
+def workers(pods: Iterable[Manifest], now: datetime) -> tuple[Worker, ...]:
     """The pods that live, by name; those terminating, evicted or finished are their controller's affair."""
     living = [pod for pod in pods if _lives(pod)]
-    return tuple(_worker(pod) for pod in sorted(living, key=lambda pod: str(pod["metadata"]["name"])))
+    return tuple(_worker(pod, now) for pod in sorted(living, key=lambda pod: str(pod["metadata"]["name"])))
 
 
 def worst(troubles: Iterable[Trouble]) -> Trouble | None:
@@ -72,7 +80,7 @@ def _lives(pod: Manifest) -> bool:
     return "deletionTimestamp" not in pod["metadata"] and phase not in ("Failed", "Succeeded")
 
 
-def _worker(pod: Manifest) -> Worker:
+def _worker(pod: Manifest, now: datetime) -> Worker:
     status = pod.get("status", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     fetches = status.get("initContainerStatuses") or ()
@@ -83,11 +91,12 @@ def _worker(pod: Manifest) -> Worker:
         ready=conditions.get("Ready", {}).get("status") == "True",
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
         fetched=all(_exit_code(fetch.get("state", {})) == 0 for fetch in fetches) if fetches else None,
-        trouble=_trouble(pod, conditions),
+        trouble=_trouble(pod, conditions, now),
+        step=step(pod, conditions),
     )
 
 
-def _trouble(pod: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:
+def _trouble(pod: Manifest, conditions: dict[str, Manifest], now: datetime) -> Trouble | None:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return _unscheduled(str(scheduled.get("message", "")))
@@ -97,7 +106,8 @@ def _trouble(pod: Manifest, conditions: dict[str, Manifest]) -> Trouble | None:
         found = _container_trouble(pod, container, fetching=fetching)
         if found:
             return found
-    return None
+    words = setup_words(pod, conditions, now)
+    return Trouble(Reason.POD_NOT_SET_UP, words) if words else None
 
 
 def _unscheduled(words: str) -> Trouble:
@@ -111,7 +121,7 @@ def _container_trouble(pod: Manifest, container: Manifest, *, fetching: bool) ->
     words = str(waiting.get("message", ""))
     if waiting.get("reason") in _IMAGE_REASONS:
         # The kubelet alternates between two wordings of one cause; the status must not.
-        detail = _PULL_PREFIX.sub("", words) or waiting["reason"]
+        detail = _SOURCE_PORT.sub(r"\1->", _PULL_PREFIX.sub("", words)) or waiting["reason"]
         return Trouble(Reason.IMAGE_UNAVAILABLE, f"image {container.get('image', '')} cannot be pulled: {detail}")
     if waiting.get("reason") in _CREATE_REASONS:
         return Trouble(Reason.CONTAINER_REFUSED, f"container {container['name']} cannot be created: {words}")
@@ -119,8 +129,19 @@ def _container_trouble(pod: Manifest, container: Manifest, *, fetching: bool) ->
     settled = container.get("ready") or (fetching and _exit_code(state) == 0)
     if not ended or settled:
         return None
-    looping = waiting.get("reason") == "CrashLoopBackOff"
+    looping = waiting.get("reason") == "CrashLoopBackOff" or _ends_often(container, ended)
     return _end_trouble(pod, container, ended, fetching=fetching, looping=looping)
+
+
+def _ends_often(container: Manifest, ended: Manifest) -> bool:
+    """Also between two ends: the kubelet says CrashLoopBackOff only while it waits, and the status must not alternate.
+
+    Its own back-off starts anew for a container that has run for ten minutes.
+    """
+    started, finished = ended.get("startedAt"), ended.get("finishedAt")
+    if container.get("restartCount", 0) < _OFTEN or not started or not finished:
+        return False
+    return datetime.fromisoformat(finished) - datetime.fromisoformat(started) < _WELL
 
 
 def _end_trouble(pod: Manifest, container: Manifest, ended: Manifest, *, fetching: bool, looping: bool) -> Trouble:

@@ -130,7 +130,7 @@ def _tell(
     now: datetime,
 ) -> Iterator[Action]:
     live = observed.service
-    status = status_of(live, gather(observed, service, revision, blocked), settings, now)
+    status = status_of(live, gather(observed, service, revision, blocked, now), settings, now)
     wire = status.to_wire()
     changed = list(islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES))
     if changed:

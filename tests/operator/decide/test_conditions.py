@@ -39,7 +39,7 @@ def test_every_condition_is_there_with_a_documented_reason_and_words(title: str)
     ("title", "kind", "words"),
     [
         ("one of two is killed", "Degraded", "b: container worker ended with exit code 137 (it was killed)"),
-        ("one of two is killed", "Ready", "1 of 2 replicas are ready: container worker ended"),
+        ("one of two is killed", "Ready", "1 of 2 replicas are ready; b: container worker ended"),
         ("one of two is killed", "Serving", "1 replica answers requests"),
         ("no node has room", "CapacityAvailable", "1 of 2 replicas have no node: 0/2 nodes are available"),
         ("a quota forbids pods", "CapacityAvailable", "exceeded quota: gpus"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from operator_builders import broken_pod, container, pod, ready_pod, service, unscheduled_pod
+from operator_builders import NOW, broken_pod, container, pod, ready_pod, service, unscheduled_pod
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.pods import Trouble, last_sentence, workers, worst
 
@@ -13,7 +13,7 @@ BACK_OFF = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting f
 
 
 def trouble(manifest: dict[str, Any]) -> Trouble | None:
-    (worker,) = workers([manifest])
+    (worker,) = workers([manifest], NOW)
     return worker.trouble
 
 
@@ -132,20 +132,20 @@ def test_a_download_that_failed_once_and_then_came_through_is_no_trouble() -> No
     done = {"name": "fetch", "state": {"terminated": ended(0)}, "lastState": {"terminated": ended(69)}}
     found = pod(SERVICE, initContainerStatuses=[done], containerStatuses=[])
     assert trouble(found) is None
-    assert workers([found])[0].fetched is True
+    assert workers([found], NOW)[0].fetched is True
 
 
 def test_pods_on_their_way_out_are_not_counted() -> None:
     leaving = ready_pod(SERVICE, "leaving")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     evicted = pod(SERVICE, "evicted", phase="Failed")
-    found = workers([ready_pod(SERVICE, "b"), leaving, evicted, ready_pod(SERVICE, "a")])
+    found = workers([ready_pod(SERVICE, "b"), leaving, evicted, ready_pod(SERVICE, "a")], NOW)
     assert [worker.name for worker in found] == ["a", "b"]
 
 
 def test_a_pod_the_kubelet_has_not_seen_is_read() -> None:
     bare = {"metadata": {"name": "a"}, "spec": {}}
-    (worker,) = workers([bare])
+    (worker,) = workers([bare], NOW)
     assert not worker.ready
     assert not worker.scheduled
     assert worker.fetched is None
