@@ -42,6 +42,7 @@ class Settings:
     metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
     demand_key_file: holds the key with which gateways say that requests wait; None means that none may.
     tracing: where workers send their traces; None means that they make none.
+    node_health: nodes may be read, and their kubelets asked; node_taints: besides, nodes may be tainted.
     hub_endpoint: a mirror that speaks the Hugging Face hub's protocol; empty means the hub itself.
     """
 
@@ -57,6 +58,8 @@ class Settings:
     hub_endpoint: str = ""
     demand_key_file: Path | None = None
     tracing: Tracing | None = None
+    node_health: bool = False
+    node_taints: bool = False
 
     @property
     def watches_all(self) -> bool:
@@ -79,6 +82,8 @@ class Settings:
             demand_key_file=Path(path) if (path := environment.get("RYZANSTEIN_DEMAND_KEY_FILE")) else None,
             tracing=_tracing(environment),
             pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
+            node_health=_flag(environment, "RYZANSTEIN_NODE_HEALTH"),
+            node_taints=_node_taints(environment),
         )
 
 
@@ -87,6 +92,20 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise SettingsError(f"{name} is not set; the chart sets it, so set it too when you start the operator by hand.")
     return value
+
+
+def _flag(environment: Mapping[str, str], name: str) -> bool:
+    value = environment.get(name, "").strip() or "false"
+    if value not in ("true", "false"):
+        raise SettingsError(f"{name} is {value!r}; it must be true or false.")
+    return value == "true"
+
+
+def _node_taints(environment: Mapping[str, str]) -> bool:
+    taints = _flag(environment, "RYZANSTEIN_NODE_TAINTS")
+    if taints and not _flag(environment, "RYZANSTEIN_NODE_HEALTH"):
+        raise SettingsError("RYZANSTEIN_NODE_TAINTS is true, which needs RYZANSTEIN_NODE_HEALTH to be true as well.")
+    return taints
 
 
 def _label(name: str, value: str) -> str:

@@ -16,6 +16,7 @@ import operated
 import podsecurity
 from flows import PROMETHEUS, SCRAPES, Flow
 from ryzanstein_gateway.settings import read_settings
+from ryzanstein_operator.cluster.resources import cluster_rules
 from ryzanstein_operator.desired.traces import trace_environment
 
 # Helm may have to be built first.
@@ -63,6 +64,27 @@ def test_cluster_wide_adds_a_place_and_no_right() -> None:
         return {(g.subject, g.group, g.resource, g.name, g.verb) for g in chart.grants(manifests)}
 
     assert rights(rendered("cluster-wide")) == rights(chart.installed())
+
+
+def test_nodes_may_be_tainted_where_the_values_say_so_and_read_nowhere_else() -> None:
+    def on_nodes(*settings: str) -> set[str]:
+        return {grant.verb for grant in chart.grants(chart.render(*settings)) if grant.resource == "nodes"}
+
+    assert on_nodes("nodeHealth.taint=true") == {"get", "list", "watch", "patch"}
+    assert {verb for rule in cluster_rules(taints=True) for verb in rule.verbs} == on_nodes("nodeHealth.taint=true")
+    assert on_nodes("nodeHealth.enabled=false") == set()
+    tainting = operated.settings_of(chart.render("nodeHealth.taint=true"))
+    assert (tainting.node_health, tainting.node_taints) == (True, True)
+    with pytest.raises(chart.HelmError, match="needs nodeHealth.enabled"):
+        chart.render("nodeHealth.taint=true", "nodeHealth.enabled=false")
+
+
+def test_the_operator_reaches_kubelets_only_where_it_looks_after_nodes() -> None:
+    kubelet = Flow(flows.OPERATOR, flows.NODE, 10250, True, "")
+    assert operated.Deployed(chart.installed(), "ryzanstein").passes(kubelet)
+    assert not operated.Deployed(rendered("locked-down"), "team-a").passes(kubelet)
+    elsewhere = chart.render('nodeHealth.nodeCIDRs=["10.9.0.0/16"]')
+    assert not operated.Deployed(elsewhere, "ryzanstein").passes(kubelet)
 
 
 def test_each_watched_namespace_gets_its_roles_and_the_release_none_of_them() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 import chart
 from chart import Grant
-from ryzanstein_operator.cluster.resources import role_rules
+from ryzanstein_operator.cluster.resources import cluster_rules, role_rules
 
 GOLDEN = chart.ROOT / "tests/contract/golden/rbac.txt"
 OPERATOR = "ServiceAccount:ryzanstein/ryzanstein-operator"
@@ -31,6 +31,7 @@ def test_the_default_install_grants_the_golden_list() -> None:
 
 def test_the_operator_gets_what_its_own_list_of_resources_says() -> None:
     needed = {(rule.api_group, rule.resource, verb) for rule in role_rules() for verb in rule.verbs}
+    needed |= {(rule.api_group, rule.resource, verb) for rule in cluster_rules(taints=False) for verb in rule.verbs}
     granted = {(g.group, g.resource, g.verb) for g in chart.grants(chart.installed()) if g.subject == OPERATOR}
     assert granted == needed
 
@@ -53,8 +54,10 @@ def test_such_a_grant_would_be_noticed(verb: str, resource: str) -> None:
     assert faults([Grant(OPERATOR, "ryzanstein", "", resource, "", verb)])
 
 
-def test_the_default_install_has_no_cluster_wide_right() -> None:
-    assert chart.of_kind(chart.installed(), "ClusterRole", "ClusterRoleBinding") == []
+def test_the_default_install_has_one_cluster_wide_right_to_read_nodes() -> None:
+    wide = [grant for grant in chart.grants(chart.installed()) if grant.scope == "*"]
+    assert {(grant.subject, grant.resource) for grant in wide} == {(OPERATOR, "nodes")}
+    assert {grant.verb for grant in wide} == {"get", "list", "watch"}
 
 
 def test_the_gateway_only_reads() -> None:

@@ -95,7 +95,8 @@ def test_every_golden_grant_holds(release: Release) -> None:
         ("patch", "ryzanstein.dev", "inferenceservices", NAMESPACE),
         ("list", "", "configmaps", NAMESPACE),
         ("list", "apps", "deployments", "default"),
-        ("list", "", "nodes", ""),
+        ("patch", "", "nodes", ""),
+        ("get", "", "nodes/proxy", ""),
     ],
 )
 def test_nothing_beyond_them_holds(

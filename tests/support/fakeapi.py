@@ -174,6 +174,9 @@ class FakeApi:
         place = (namespace, rest[0])
         known = self._objects[resource.kind].get(place)
         if request.method == "PATCH":
+            version = body.get("metadata", {}).pop("resourceVersion", None)
+            if version is not None and (known is None or known["metadata"]["resourceVersion"] != version):
+                return _status(409, "the object has been modified")
             return self._write(resource, *place, body, subresource="/".join(rest[1:]))
         if known is None:
             return _status(404, f'{resource.plural} "{rest[0]}" not found')
@@ -257,12 +260,12 @@ class FakeApi:
         base = {"apiVersion": resource.api_version, "kind": resource.kind} | copy.deepcopy(known or {})
         merged = base | {key: value for key, value in body.items() if key != "metadata"}
         merged["metadata"] = (known or {}).get("metadata", {}) | body.get("metadata", {})
-        merged["metadata"] |= {"namespace": namespace, "name": name}
+        merged["metadata"] |= {"namespace": namespace, "name": name} if namespace else {"name": name}
         return web.json_response(self._store(resource, merged))
 
     def _store(self, resource: Resource, manifest: Manifest) -> Manifest:
         metadata = manifest["metadata"]
-        place = (metadata["namespace"], metadata["name"])
+        place = (metadata.get("namespace", ""), metadata["name"])
         known = self._objects[resource.kind].get(place)
         if known is not None and _same(known, manifest):
             return known  # as the real server: a write that changes nothing makes no new version
@@ -309,7 +312,7 @@ def _discovered(resource: Resource) -> Manifest:
         "name": resource.plural,
         "singularName": resource.kind.lower(),
         "kind": resource.kind,
-        "namespaced": True,
+        "namespaced": not resource.cluster_scoped,
         "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"],
     }
 
@@ -331,7 +334,7 @@ def _same(one: Manifest, other: Manifest) -> bool:
 def _selected(manifest: Manifest, namespace: str, query: dict[str, str]) -> bool:
     metadata = manifest["metadata"]
     label, name = query.get("labelSelector", ""), query.get("fieldSelector", "").removeprefix("metadata.name=")
-    in_place = not namespace or metadata["namespace"] == namespace
+    in_place = not namespace or metadata.get("namespace") == namespace
     return in_place and (not label or label in metadata.get("labels", {})) and (not name or metadata["name"] == name)
 
 

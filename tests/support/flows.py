@@ -61,6 +61,8 @@ def _no(source: str, target: str, port: int, why: str, protocol: str = "TCP") ->
 
 API, HEALTH, GRPC, DEMAND = contract.API_PORT, contract.HEALTH_PORT, contract.GRPC_PORT, contract.DEMAND_PORT
 
+KUBELET = 10250
+
 FLOWS: tuple[Flow, ...] = (
     # Requests take one way: in at the gateway, and from there to the workers.
     _yes(CLIENT, GATEWAY, API, "whoever has a key may call the gateway"),
@@ -111,7 +113,11 @@ FLOWS: tuple[Flow, ...] = (
     _yes(OPERATOR, APISERVER, 443, "watches and writes"),
     _yes(OPERATOR, APISERVER, 6443, "watches and writes, after address translation"),
     _yes(OPERATOR, DNS, 53, "the API server may be given by name", "UDP"),
-    _no(OPERATOR, OUTSIDE, 80, "the operator calls the API server only"),
+    _yes(OPERATOR, NODE, KUBELET, "does the kubelet of a node that nobody reaches still answer?"),
+    _no(OPERATOR, NODE, 10255, "the kubelet's door without a key is none of the operator's"),
+    _no(GATEWAY, NODE, KUBELET, "the gateway asks workers only"),
+    _no(WORKER, NODE, KUBELET, "a worker calls nobody"),
+    _no(OPERATOR, OUTSIDE, 80, "the operator calls the API server and kubelets only"),
     _no(OPERATOR, GATEWAY, API, "the operator sends no requests"),
     _yes(GATEWAY, APISERVER, 443, "watches"),
     _yes(GATEWAY, APISERVER, 6443, "watches, after address translation"),

@@ -25,13 +25,20 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [get, list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{/* What the operator may do with nodes, which have no namespace: read them, and taint them where values allow it. */}}
+{{- define "ryzanstein.nodeRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get, list, watch{{ if .Values.nodeHealth.taint }}, patch{{ end }}]
 {{- end }}
 
 {{/* What the gateway may do where workers live. */}}

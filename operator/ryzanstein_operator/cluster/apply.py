@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.cluster.client import APPLY, ApiError, Cluster
+from ryzanstein_operator.cluster.client import APPLY, MERGE, ApiError, Cluster
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.observe import Cache
 from ryzanstein_operator.cluster.resources import path_of
 from ryzanstein_operator.decide.observed import Ref
-from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, PatchTaints, Plan
 from ryzanstein_operator.telemetry import Metrics
 from ryzanstein_worker import contract
 
@@ -75,6 +75,8 @@ class Executor:
                 self._cache.put(live)
             case Delete(ref=ref, uid=uid):
                 await self._delete(ref, uid)
+            case PatchTaints():
+                await self._taint(action)
             case PatchStatus(ref=ref, uid=uid, status=status):
                 body = {"apiVersion": ref.api_version, "kind": ref.kind, "status": status}
                 body = _with_uid(body | {"metadata": {"namespace": ref.namespace, "name": ref.name}}, uid)
@@ -89,6 +91,16 @@ class Executor:
         live = await self._cluster.call(method, path, body, query=_QUERY, content_type=APPLY)
         self._metrics.writes.labels(ref.kind, verb).inc()
         return live
+
+    async def _taint(self, action: PatchTaints) -> None:
+        # Not server-side apply: a node's taints are one atomic list, of which only one key is ours.
+        body = {
+            "metadata": {"resourceVersion": action.resource_version},
+            "spec": {"taints": list(action.taints)},
+        }
+        live = await self._cluster.call("PATCH", path_of(action.ref), body, content_type=MERGE)
+        self._metrics.writes.labels(action.ref.kind, "taint").inc()
+        self._cache.put(live)
 
     async def _delete(self, ref: Ref, uid: str) -> None:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}

@@ -13,7 +13,16 @@ from typing import Final
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import ApiError, Cluster
 from ryzanstein_operator.cluster.heartbeat import version_of
-from ryzanstein_operator.cluster.resources import CACHED, CHILDREN, ENDPOINT_SLICES, PODS, ROUTES, SERVICES, Resource
+from ryzanstein_operator.cluster.resources import (
+    CACHED,
+    CHILDREN,
+    ENDPOINT_SLICES,
+    NODES,
+    PODS,
+    ROUTES,
+    SERVICES,
+    Resource,
+)
 from ryzanstein_operator.decide.observed import Demand, Observed, Ref
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.settings import Settings
@@ -23,20 +32,23 @@ logger = logging.getLogger(__name__)
 
 LIST_CHUNK: Final = 500
 Kind = tuple[str, str]
+_NODE: Final = (NODES.api_version, NODES.kind)
 
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What one visit is about: an InferenceService, or with an empty name the gateway's route table."""
+    """What one visit is about: an InferenceService, or without a namespace what concerns all of them: the gateway's
+    route table, and the nodes."""
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.name else "routes"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name or "routes"
 
 
 ROUTES_VISIT: Final = Key("", "")
+NODES_VISIT: Final = Key("", "nodes")
 
 
 def key_of(manifest: Manifest) -> Key:
@@ -46,6 +58,8 @@ def key_of(manifest: Manifest) -> Key:
         return Key(metadata["namespace"], metadata["name"])
     if manifest["kind"] == ROUTES.kind:
         return ROUTES_VISIT
+    if manifest["kind"] == NODES.kind:
+        return NODES_VISIT
     return Key(metadata["namespace"], metadata.get("labels", {}).get(contract.LABEL_SERVICE, ""))
 
 
@@ -64,7 +78,7 @@ class Cache:
             return False
         if known is not None:
             self._by_visit[kind, key_of(known)].discard(place)
-        self._objects[kind][place] = manifest
+        self._objects[kind][place] = manifest if kind != _NODE else _slim(manifest)
         self._by_visit[kind, key_of(manifest)].add(place)
         return True
 
@@ -188,12 +202,25 @@ def selectors(resource: Resource) -> dict[str, str]:
     return {"labelSelector": contract.LABEL_SERVICE} if resource.labelled else {}
 
 
+def _slim(node: Manifest) -> Manifest:
+    """What decisions look at. A whole node tells of fifty images, and there may be thousands of nodes."""
+    metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
+    kept = ("name", "uid", "resourceVersion")
+    return {
+        "apiVersion": node["apiVersion"],
+        "kind": node["kind"],
+        "metadata": {name: metadata[name] for name in kept},
+        "spec": {"taints": spec.get("taints") or []},
+        "status": {name: status.get(name) or {} for name in ("conditions", "addresses", "daemonEndpoints")},
+    }
+
+
 def _kind(manifest: Manifest) -> Kind:
     return (manifest["apiVersion"], manifest["kind"])
 
 
 def _place(manifest: Manifest) -> Key:
-    return Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+    return Key(manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
 
 
 def _place_of_kind(manifest: Manifest) -> tuple[Kind, str]:

@@ -20,6 +20,7 @@ class Resource:
     verbs: what the Role must allow (server-side apply is `patch`, and `create` where nothing is there yet).
     labelled: children, pods and slices are watched by the label of their service; False: watched whole or by name.
     release_only: touched in the release's namespace alone.
+    cluster_scoped: has no namespace, so no Role can allow it.
     """
 
     api_version: str
@@ -28,6 +29,7 @@ class Resource:
     verbs: tuple[str, ...]
     labelled: bool = True
     release_only: bool = False
+    cluster_scoped: bool = False
 
     @property
     def group(self) -> str:
@@ -59,7 +61,8 @@ ROUTES: Final = Resource(
     "v1", "ConfigMap", "configmaps", ("get", "list", "watch", "create", "patch"), labelled=False, release_only=True
 )
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events", ("create", "patch"), labelled=False)
-PODS: Final = Resource("v1", "Pod", "pods", READ)
+PODS: Final = Resource("v1", "Pod", "pods", (*READ, "delete"))
+NODES: Final = Resource("v1", "Node", "nodes", READ, labelled=False, cluster_scoped=True)
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", READ)
 CHILDREN: Final = (
     Resource("apps/v1", "Deployment", "deployments", OWN),
@@ -78,7 +81,7 @@ SUBRESOURCES: Final = (
 
 WATCHED: Final = (SERVICES, *CHILDREN, PODS, ENDPOINT_SLICES, ROUTES, LEASES)
 CACHED: Final = (SERVICES, *CHILDREN, PODS, ENDPOINT_SLICES, ROUTES)
-ALL: Final = (*WATCHED, EVENTS)
+ALL: Final = (*WATCHED, NODES, EVENTS)
 
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in ALL}
 
@@ -103,7 +106,12 @@ class RoleRule:
 
 
 def role_rules() -> tuple[RoleRule, ...]:
-    """All that the operator may do, sorted: what the chart's Role must say and no more."""
-    rules = [RoleRule(r.group, r.plural, r.verbs, r.release_only) for r in ALL]
+    """All that the operator may do in namespaces, sorted: what the chart's Roles must say and no more."""
+    rules = [RoleRule(r.group, r.plural, r.verbs, r.release_only) for r in ALL if not r.cluster_scoped]
     rules += [RoleRule(version.rpartition("/")[0], plural, verbs, False) for version, plural, verbs in SUBRESOURCES]
     return tuple(sorted(rules, key=lambda rule: (rule.api_group, rule.resource)))
+
+
+def cluster_rules(*, taints: bool) -> tuple[RoleRule, ...]:
+    """What the operator may do that belongs to no namespace: read nodes, and where it may taint them, patch them."""
+    return (RoleRule(NODES.group, NODES.plural, (*NODES.verbs, "patch") if taints else NODES.verbs, False),)

@@ -53,6 +53,19 @@ class PatchStatus:
 
 
 @dataclass(frozen=True)
+class PatchTaints:
+    """Replaces the whole list of a node's taints; refused by the API server if the node is of another version by now."""
+
+    ref: Ref
+    resource_version: str
+    taints: tuple[Manifest, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f"set the taints of {self.ref}: {self.why}"
+
+
+@dataclass(frozen=True)
 class EmitEvent:
     """A Kubernetes Event about the service."""
 
@@ -64,14 +77,18 @@ class EmitEvent:
         return f"emit {self.type} event {self.reason}: {self.message}"
 
 
-Action = Apply | Delete | PatchStatus | EmitEvent
+Action = Apply | Delete | PatchTaints | PatchStatus | EmitEvent
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions in the order to carry them out. One that fails does not keep the later ones from being tried."""
+    """Actions in the order to carry them out. One that fails does not keep the later ones from being tried.
+
+    again_after: seconds until time itself may change what is to be done; None where only an event can.
+    """
 
     actions: tuple[Action, ...] = ()
+    again_after: float | None = None
 
     @property
     def details(self) -> tuple[str, ...]:

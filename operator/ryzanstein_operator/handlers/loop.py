@@ -60,7 +60,7 @@ class Loop:
         if kind is None and uid in self._watched:
             # The watch lists again what it has shown before: it was broken, and deletions may have been missed.
             self._refresh.set()
-        before = self._cache.get(SERVICES, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        before = self._cache.get(SERVICES, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
         if kind == "DELETED":
             self._watched.discard(uid)
             changed = self._cache.drop(manifest)
@@ -162,7 +162,10 @@ class Loop:
     async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
         if plan.contains_actions():
             logger.info("Carrying out a plan", extra={"key": str(key), "actions": list(plan.details)})
-        return await self._executor.execute(plan, about)
+        outcome = await self._executor.execute(plan, about)
+        if plan.again_after is not None:
+            await self._queue.add(key, plan.again_after)
+        return outcome
 
     async def _settle(self, key: Key, outcome: Outcome) -> str:
         """Remember what was refused and choose when to come again. Gives the result's name for the metrics."""
