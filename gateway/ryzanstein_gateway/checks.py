@@ -5,8 +5,10 @@ that is kept.
 """
 
 import asyncio
+import errno
 import logging
 import random
+from collections.abc import Iterable
 from typing import Final
 
 import aiohttp
@@ -19,13 +21,19 @@ from ryzanstein_gateway.vitals import Outcome, Status
 from ryzanstein_worker.contract import HEALTH_STATUS
 
 TIMEOUT_SECONDS: Final = 1.0
+UNREADY_ROUNDS: Final = 4
+"""Replicas that Kubernetes calls not ready are asked in one of so many rounds: what they say of their accelerator."""
 _JITTER_SECONDS: Final = 0.1
 _AT_ONCE: Final = 128
 _LATE_SECONDS: Final = 0.25
 """Where this process itself was held up for so long, an answer that did not come in time says nothing."""
 _LOOK_SECONDS: Final = 10.0
 """How often replicas are compared with each other."""
-_MOST_BYTES: Final = 16 * 1024
+_MOST_BYTES: Final = 64 * 1024
+"""A page tells of each rank, some 80 bytes."""
+_BROKEN_OFF: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
+_OUR_OWN: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""This process has no descriptor, port or memory left: that says nothing about a replica."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +47,7 @@ class Checker:
         self._seconds = seconds
         self._decoder = msgspec.json.Decoder(Status)
         self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._rounds = 0
 
     async def run(self) -> None:
         """Check, for ever: a round every `seconds`, or as long as the slowest check takes."""
@@ -62,7 +71,13 @@ class Checker:
                 await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _round(self, session: aiohttp.ClientSession) -> None:
-        await asyncio.gather(*(self._check(session, one) for one in self._fleet.to_check()))
+        await asyncio.gather(*(self._check(session, one) for one in self._to_check()))
+
+    def _to_check(self) -> Iterable[ReplicaState]:
+        yield from self._fleet.to_check()
+        if self._rounds % UNREADY_ROUNDS == 0:
+            yield from self._fleet.unready_to_check()
+        self._rounds += 1
 
     def _give_up_stalled(self) -> None:
         if stalled := self._fleet.give_up_stalled():
@@ -75,7 +90,8 @@ class Checker:
         if isinstance(found, Status):
             self._fleet.told(replica, found)
         elif found is not None:
-            self._metrics.checks_failed.labels(found.value).inc()
+            if replica.ready:
+                self._metrics.checks_failed.labels(found.value).inc()
             replica.missed(found)
 
     async def _ask(self, session: aiohttp.ClientSession, replica: ReplicaState) -> Status | Outcome | None:
@@ -85,10 +101,27 @@ class Checker:
         url = f"http://{replica.endpoint.host}:{replica.health_port}{HEALTH_STATUS}"
         try:
             async with session.get(url, allow_redirects=False) as response:
-                body = await response.content.read(_MOST_BYTES)
-                return self._decoder.decode(body) if response.status == 200 else Outcome.FAILED
-        except aiohttp.ClientConnectorError as error:
-            return Outcome.REFUSED if isinstance(error.os_error, ConnectionRefusedError) else Outcome.FAILED
-        except (aiohttp.ClientError, OSError, msgspec.MsgspecError):
-            # TimeoutError is an OSError.
+                body = await _read(response)
+                return self._decoder.decode(body) if response.status == 200 else Outcome.BROKEN
+        except TimeoutError:
             return None if loop.time() - began > TIMEOUT_SECONDS + _LATE_SECONDS else Outcome.FAILED
+        except aiohttp.ClientConnectorError as error:
+            return _unconnected(error.os_error)
+        except OSError as error:
+            return Outcome.BROKEN if error.errno in _BROKEN_OFF else Outcome.FAILED
+        except (aiohttp.ClientError, msgspec.MsgspecError):
+            return Outcome.BROKEN
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, as much of it as a page may have: it need not come in one piece."""
+    body = b""
+    while len(body) < _MOST_BYTES and (piece := await response.content.read(_MOST_BYTES - len(body))):
+        body += piece
+    return body
+
+
+def _unconnected(error: OSError) -> Outcome | None:
+    if isinstance(error, ConnectionRefusedError):
+        return Outcome.REFUSED
+    return None if error.errno in _OUR_OWN else Outcome.FAILED

@@ -40,9 +40,14 @@ class Fleet:
         self.table_is_stale = False
         self._stores: list[EndpointStore] = []
         self._replicas: dict[str, ReplicaState] = {}
+        self._unready: dict[str, ReplicaState] = {}
         self._prefixes = PrefixMemory()
         self._turns: dict[ServiceKey, itertools.count[int]] = {}
         self._clock = clock
+
+    def now(self) -> float:
+        """The clock that the replicas' states go by, in seconds."""
+        return self._clock()
 
     def add_store(self) -> EndpointStore:
         """A store for one more watch of EndpointSlices; watches see different namespaces, so stores never overlap."""
@@ -105,11 +110,17 @@ class Fleet:
 
     def to_check(self) -> list[ReplicaState]:
         """Every replica that is listed or still has a request. Forgets the others."""
+        self._follow_unready()
         listed = {one.endpoint.host for group in self._groups().values() for one in group}
         for host in [host for host, one in self._replicas.items() if host not in listed and not one.attempts]:
             del self._replicas[host]
             self._prefixes.forget(host)
         return [*self._replicas.values()]
+
+    def unready_to_check(self) -> list[ReplicaState]:
+        """Every replica that takes no requests now."""
+        self._follow_unready()
+        return [*self._unready.values()]
 
     def told(self, replica: ReplicaState, status: Status) -> None:
         """A replica's page was read. One that has started anew has an empty cache."""
@@ -136,6 +147,33 @@ class Fleet:
             for endpoint in self.endpoints(route)
             if (one := self._replicas.get(endpoint.host)) is not None
         ]
+
+    def groups(self) -> Iterator[tuple[ServiceKey, list[ReplicaState], list[ReplicaState]]]:
+        """Each service with its listed replicas, and with those that take no requests."""
+        self._follow_unready()
+        seen: set[ServiceKey] = set()
+        for route in self.table.by_model.values():
+            service = (route.namespace, route.service)
+            if service not in seen:
+                seen.add(service)
+                listed = [self.replica(one, route) for one in self.endpoints(route)]
+                others = [self._unready.get(one.host) for one in self._unready_endpoints(service)]
+                yield service, listed, [one for one in others if one is not None]
+
+    def _unready_endpoints(self, service: ServiceKey) -> tuple[Endpoint, ...]:
+        return next((store.unready[service] for store in self._stores if service in store.unready), ())
+
+    def _follow_unready(self) -> None:
+        """Know who takes no requests now: with its page of before, and nothing else that was held for or against it."""
+        before, self._unready = self._unready, {}
+        for route in self.table.by_model.values():
+            service = (route.namespace, route.service)
+            for endpoint in self._unready_endpoints(service):
+                known = before.get(endpoint.host) or self._replicas.get(endpoint.host)
+                now = ReplicaState(endpoint, service, route.health_port, self._clock, ready=False)
+                if known is not None and known.endpoint.pod == endpoint.pod:
+                    now.vitals = known.vitals
+                self._unready[endpoint.host] = now
 
     def _groups(self) -> dict[ServiceKey, list[ReplicaState]]:
         """The listed replicas of each service."""

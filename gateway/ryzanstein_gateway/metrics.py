@@ -102,6 +102,8 @@ class View(Collector):
     """Whether the newest route table could not be read and an older one is in force."""
     standings: Callable[[], Iterable[Standing]] = tuple
     """How each replica stands."""
+    views_told_at: Callable[[], float] = float
+    """When the operator last took this gateway's view of the replicas: Unix seconds, 0 where it never has."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -117,6 +119,9 @@ class View(Collector):
         yield age
         stale = "The newest route table cannot be read; an older one is in force."
         yield GaugeMetricFamily("ryzanstein_gateway_routes_stale", stale, value=float(self.routes_stale()))
+        if told_at := self.views_told_at():
+            name = "ryzanstein_gateway_views_told_timestamp_seconds"
+            yield GaugeMetricFamily(name, "When the operator last took the view of the replicas.", value=told_at)
         yield from self._standings()
 
     def _standings(self) -> Iterator[GaugeMetricFamily]:

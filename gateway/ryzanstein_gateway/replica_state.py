@@ -64,6 +64,10 @@ class ReplicaState:
     shunned_until: float = 0.0
     latency: Latency = field(default_factory=Latency)
     attempts: set[Attempt] = field(default_factory=set)
+    ready: bool = True
+    """Whether Kubernetes calls it ready. One that is not takes no requests and is only asked how it is."""
+    heard: bool = False
+    """Whether it has ever answered a request."""
 
     def against(self, now: float) -> str:
         """What speaks against sending a request there, in one word; nothing where it is sound."""
@@ -94,6 +98,7 @@ class ReplicaState:
     def first_byte(self, seconds: float) -> None:
         """The first byte of a stream came, so many seconds after it was asked for."""
         now = self.clock()
+        self.heard = True
         if self.vitals.status is None or self.vitals.status.waiting == 0:
             self.latency.observe(seconds, now)
         self.sample = self.sample.first_byte(seconds)
@@ -101,6 +106,7 @@ class ReplicaState:
 
     def answered(self, *, error: bool) -> None:
         """A reply came to its end; `error`: its status says that the replica failed on this one request."""
+        self.heard = True
         self.sample = self.sample.answered(error=error)
         self.breaker = self.breaker.succeeded(self.clock())
 

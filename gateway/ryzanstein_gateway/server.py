@@ -26,12 +26,14 @@ from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.line import capacity_of
 from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import Metrics, View
+from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.proxy import Proxy
 from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import ConfigMap
 from ryzanstein_gateway.settings import ALL_NAMESPACES, Settings
 from ryzanstein_gateway.shared_table import SharedTable
+from ryzanstein_gateway.telling import Teller
 from ryzanstein_gateway.tls import certificate_of, grpc_credentials
 from ryzanstein_gateway.upstream import Pool
 from ryzanstein_gateway.wake import Waker
@@ -59,6 +61,9 @@ class Gateway:
         self._metrics = Metrics()
         self._heartbeat = Heartbeat()
         self._reflectors: list[Reflector[Any]] = []
+        self._operators = Operators(settings.operator_url, settings.operator_key_file)
+        self._name = f"{socket.gethostname()}/{settings.slot}"
+        self._teller = Teller(self._operators, self._fleet, self._name, self._why_unlisted)
         self._view = self._look()
         self._place = place
         self._certificate = certificate_of(settings)
@@ -74,6 +79,9 @@ class Gateway:
         """Empty when requests may come, else why not. Any thread may ask."""
         if self.draining:
             return "draining"
+        return self._why_unlisted()
+
+    def _why_unlisted(self) -> str:
         if not self._reflectors or not all(reflector.synced for reflector in self._reflectors):
             return "routes and endpoints have not been listed yet"
         return ""
@@ -93,6 +101,8 @@ class Gateway:
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
             checker = Checker(self._fleet, self._metrics, self._settings.check_seconds)
             chores.append(background.create_task(checker.run()))
+            if self._settings.slot == 0:
+                chores.append(background.create_task(self._teller.run()))
             if self._certificate:
                 chores.append(background.create_task(self._certificate.watch()))
             if self._place:
@@ -135,8 +145,7 @@ class Gateway:
         shared = settings.shared_dir
         table = SharedTable.attach(shared / "limits", settings.slot) if shared else SharedTable.private()
         stack.callback(table.close)
-        sender = f"{socket.gethostname()}/{settings.slot}"
-        waker = Waker(settings.operator_url, settings.operator_key_file, sender)
+        waker = Waker(self._operators, self._name)
         stack.push_async_callback(waker.close)
         return Admission(
             lambda route: capacity_of(self._fleet.candidates(route)),
@@ -165,6 +174,7 @@ class Gateway:
             watch_ages=lambda: [(one.source.name, one.age()) for one in self._reflectors],
             routes_stale=lambda: self._fleet.table_is_stale,
             standings=self._fleet.standings,
+            views_told_at=lambda: self._teller.told_at,
         )
 
     def _health_server(self) -> HealthServer:

@@ -24,16 +24,18 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 class Status(msgspec.Struct, frozen=True):
     """The page; one with numbers out of bounds is none. `beat_age` in seconds, `epoch` changes with each start of the
-    group of ranks."""
+    group of ranks, `reason` is a sentence, and so is `accelerator_fault`, which is empty where all is well."""
 
     phase: str = "serving"
     ready: bool = True
+    reason: str = ""
     epoch: str = ""
     beat_age: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     running: Count = 0
     waiting: Count = 0
     kv_cache_usage: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     max_num_seqs: Count = 0
+    accelerator_fault: str = ""
 
 
 class Outcome(Enum):
@@ -43,6 +45,8 @@ class Outcome(Enum):
     """Nobody listens there."""
     FAILED = "failed"
     """No answer in time, or no connection."""
+    BROKEN = "broken"
+    """Something answered, but with no page, or broke off."""
 
 
 class Why(StrEnum):
@@ -67,8 +71,8 @@ class Vitals:
     """Requests that this process had there then."""
     failed: tuple[bool, ...] = ()
     """Whether each of the last checks failed, the newest last."""
-    refused: bool = False
-    """Whether the last one was refused."""
+    last: Outcome | None = None
+    """How the last one failed; None where it did not."""
 
     def told(self, status: Status, now: float, in_flight: int = 0) -> "Vitals":
         """The page was read."""
@@ -76,28 +80,29 @@ class Vitals:
 
     def missed(self, outcome: Outcome) -> "Vitals":
         """The page could not be read."""
-        return replace(self, failed=self._remembered(failed=True), refused=outcome is Outcome.REFUSED)
+        return replace(self, failed=self._remembered(failed=True), last=outcome)
 
     def why(self) -> Why:
         """What speaks against sending a request there."""
         if self.status is None:
             return Why.NOTHING
-        if self._unreachable():
+        if self.is_missing():
             return Why.UNREACHABLE
         if self.status.phase == "draining":
             return Why.DRAINING
         if self.status.beat_age > LAG_SECONDS:
             return Why.LAGGING
-        return Why.NOTHING if self.status.ready else Why.NOT_READY
+        return Why.NOTHING if self.status.ready and not self.status.accelerator_fault else Why.NOT_READY
 
     def stalled(self, now: float) -> bool:
         """Whether there has been no sign of life for so long that what runs there should go elsewhere."""
-        if self.status is None or not (self._unreachable() or self.status.beat_age > LAG_SECONDS):
+        if self.status is None or not (self.is_missing() or self.status.beat_age > LAG_SECONDS):
             return False
         return now - (self.told_at - self.status.beat_age) >= STALL_SECONDS
 
-    def _unreachable(self) -> bool:
-        return self.refused or sum(self.failed) >= FAILURES_TO_LEAVE
+    def is_missing(self) -> bool:
+        """Whether the last checks have failed, be it that it never had a page."""
+        return self.last is Outcome.REFUSED or sum(self.failed) >= FAILURES_TO_LEAVE
 
     def _remembered(self, *, failed: bool) -> tuple[bool, ...]:
         return (*self.failed, failed)[-CHECKS_REMEMBERED:]

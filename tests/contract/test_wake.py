@@ -15,6 +15,7 @@ from fakeapi import FakeApi
 from fakeapi import fake_api as fake_api
 from gateway_world import open_world
 from replica import free_port
+from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.wake import Waker
 from ryzanstein_operator.cluster import lease as lease_module
@@ -66,7 +67,7 @@ async def until_heard(ear: Ear, number: int) -> None:
 
 
 async def test_the_operator_is_told_at_once_and_then_seldom_however_many_wait(ear: Ear, key_file: Path) -> None:
-    waker = Waker(ear.url, key_file, "gateway-0/0", interval=1.0)
+    waker = Waker(Operators(ear.url, key_file), "gateway-0/0", interval=1.0)
     waiting = [0]
     began = time.monotonic()
     for _ in range(200):
@@ -93,7 +94,7 @@ async def test_an_operator_that_is_not_there_costs_nothing_and_is_told_when_it_c
 ) -> None:
     late = Ear(key_file)
     port = late.bell.port
-    waker = Waker(late.url, key_file, "gateway-0/0", interval=0.1)
+    waker = Waker(Operators(late.url, key_file), "gateway-0/0", interval=0.1)
     late.bell._server.socket.close()
     waker.call(ROUTE, lambda: 1)
     async with asyncio.timeout(5):
@@ -125,9 +126,9 @@ async def test_a_request_at_the_gateway_is_told_of_where_no_replica_is_there_or_
 
 async def test_without_a_key_or_an_address_nothing_is_said(ear: Ear, tmp_path: Path) -> None:
     wakers = [
-        Waker(ear.url, tmp_path / "missing", "g"),
-        Waker("", tmp_path / "missing", "g"),
-        Waker(ear.url, None, "g"),
+        Waker(Operators(ear.url, tmp_path / "missing"), "g"),
+        Waker(Operators("", tmp_path / "missing"), "g"),
+        Waker(Operators(ear.url, None), "g"),
     ]
     for waker in wakers:
         waker.call(ROUTE, lambda: 1)
@@ -172,7 +173,7 @@ async def test_requests_that_wait_become_one_event_on_the_service(
                 while leader.probes.ready().detail != "leading":
                     await asyncio.sleep(0.02)
             waiting = [4]
-            waker = Waker(url, key_file, "gateway-0/0", interval=0.1)
+            waker = Waker(Operators(url, key_file), "gateway-0/0", interval=0.1)
             began = time.monotonic()
             waker.call(ROUTE, lambda: waiting[0])
             async with asyncio.timeout(10):

@@ -18,6 +18,7 @@ from ryzanstein_gateway.errors import Refusal, Refused
 from ryzanstein_gateway.exchange import Exchange, Header
 from ryzanstein_gateway.line import Capacity
 from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.quota import Quota
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.shared_table import SharedTable
@@ -54,7 +55,7 @@ class Desk:
     order: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        quota, waker = Quota(self.table, 1), Waker("", None, "test")
+        quota, waker = Quota(self.table, 1), Waker(Operators("", None), "test")
         self.admission = Admission(
             lambda _: self.capacity, quota, waker, self.metrics, shares=Shares(), high=frozenset({"first"})
         )
