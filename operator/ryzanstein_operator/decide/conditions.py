@@ -34,7 +34,7 @@ def _ready(facts: Facts) -> Verdict:
     if facts.rival:
         return Verdict("False", Reason.MODEL_NAME_TAKEN, _rival_words(facts))
     if facts.wanted == 0:
-        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for")
+        return Verdict("False", Reason.SCALED_TO_ZERO, "spec.replicas is 0")
     count = f"{len(facts.ready)} of {facts.wanted} replicas are ready"
     if facts.all_updated and len(facts.ready) >= facts.wanted:
         return Verdict("True", Reason.ALL_REPLICAS_READY, count)
@@ -63,20 +63,25 @@ def _serving(facts: Facts) -> Verdict:
     if facts.blocked:
         return Verdict("False", facts.blocked.reason, facts.blocked.message)
     if facts.wanted == 0:
-        return Verdict("False", Reason.SCALED_TO_ZERO, "0 replicas are asked for, so requests wait for one")
+        return Verdict("False", Reason.SCALED_TO_ZERO, "spec.replicas is 0, so requests wait for one")
     return _not_up(facts, "no replica answers requests yet")
 
 
 def _not_up(facts: Facts, count: str) -> Verdict:
     if facts.trouble:
         return Verdict("False", facts.trouble.reason, f"{count}; {_trouble_words(facts, facts.trouble)}")
+    return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; {_waited_for(facts)}")
+
+
+def _waited_for(facts: Facts) -> str:
+    """The first pod that is not ready, and what it does; else what else is missing."""
     waiting = [worker for worker in facts.workers if not worker.ready]
-    if not waiting and len(facts.workers) >= facts.wanted:
-        return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; ready pods are being made known to the gateways")
-    if not waiting:
-        return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; the pods are being made")
-    first, others = waiting[0], f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
-    return Verdict("False", Reason.REPLICAS_STARTING, f"{count}; {first.name}{others} {first.step}")
+    if waiting:
+        others = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+        return f"{waiting[0].name}{others} {waiting[0].step}"
+    if len(facts.workers) < facts.wanted:
+        return f"the Deployment has made {len(facts.workers)} pods"
+    return f"{facts.ready[0].name} is ready, and no gateway has found it so far"
 
 
 def _trouble_words(facts: Facts, trouble: Trouble) -> str:
@@ -127,8 +132,9 @@ def _model_cached(facts: Facts) -> Verdict:
         return Verdict("True", Reason.DOWNLOADED, f"{model.uri} is downloaded")
     if failing:
         return Verdict("False", Reason.DOWNLOAD_FAILING, failing)
-    if any(worker.fetched is False for worker in facts.updated):
-        return Verdict("False", Reason.DOWNLOADING, f"{model.uri} is being downloaded")
+    fetching = next((worker for worker in facts.updated if worker.fetched is False), None)
+    if fetching:
+        return Verdict("False", Reason.DOWNLOADING, f"{fetching.name} downloads {model.uri}")
     return Verdict("Unknown", Reason.PENDING, "no replica has begun to download the model")
 
 
@@ -142,13 +148,13 @@ def _capacity(facts: Facts) -> Verdict:
     if words:
         count = sum(1 for worker in without if worker.trouble and worker.trouble.reason == Reason.UNSCHEDULABLE)
         held = f"; {facts.leftovers[0]}" if facts.leftovers else ""
-        words = f"{count} of {facts.wanted} replicas have no node: {words}{held}"
+        words = f"{count} of {facts.wanted} replicas have no node; {words}{held}"
         return Verdict("False", Reason.UNSCHEDULABLE, words)
     claimless = _first(facts, Reason.CLAIM_UNAVAILABLE)
     if claimless:
         return Verdict("Unknown", Reason.CLAIM_UNAVAILABLE, "no node is chosen before the volume claim is bound")
     if facts.wanted == 0:
-        return Verdict("True", Reason.SCALED_TO_ZERO, "0 replicas are asked for")
+        return Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0")
     if without or len(facts.workers) < facts.wanted:
         placed = len(facts.workers) - len(without)
         return Verdict("Unknown", Reason.PENDING, f"{placed} of {facts.wanted} replicas have a node so far")
@@ -170,8 +176,9 @@ def _degraded(facts: Facts) -> Verdict:
 
 
 def _first(facts: Facts, reason: Reason) -> str:
-    messages = (worker.trouble.message for worker in facts.broken if worker.trouble and worker.trouble.reason == reason)
-    return next(messages, "")
+    """The first by name of the pods that are broken for `reason`, and its message; empty where there is none."""
+    found = [worker for worker in facts.broken if worker.trouble and worker.trouble.reason == reason]
+    return f"{found[0].name}: {found[0].trouble.message}" if found and found[0].trouble else ""
 
 
 def _rival_words(facts: Facts) -> str:

@@ -103,7 +103,7 @@ def gather(
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
-        pods_refused=_POD_NAME.sub("pods", str(failure.get("message", ""))) if failure.get("status") == "True" else "",
+        pods_refused=_POD_NAME.sub("a pod", str(failure.get("message", ""))) if failure.get("status") == "True" else "",
         rolled_out=progress.get("reason") == "NewReplicaSetAvailable",
         stalled=str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else "",
         leftovers=steps.leftover_words(observed.pods, now),

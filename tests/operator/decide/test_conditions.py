@@ -1,5 +1,6 @@
 """What the conditions say in each situation: one row a situation, the conditions as status and reason."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_condition_is_there_with_a_documented_reason_and_words(title: str)
         ("one of two is killed", "Degraded", "b: container worker ended with exit code 137 (it was killed)"),
         ("one of two is killed", "Ready", "1 of 2 replicas are ready; b: container worker ended"),
         ("one of two is killed", "Serving", "1 replica answers requests"),
-        ("no node has room", "CapacityAvailable", "1 of 2 replicas have no node: 0/2 nodes are available"),
+        ("no node has room", "CapacityAvailable", "1 of 2 replicas have no node; b: 0/2 nodes are available"),
         ("a quota forbids pods", "CapacityAvailable", "exceeded quota: gpus"),
         ("a bad model", "Ready", "The model is corrupt."),
         ("a rollout begins: the old revision serves all", "Progressing", "1 of 2 replicas run revision"),
@@ -54,6 +55,34 @@ def test_every_condition_is_there_with_a_documented_reason_and_words(title: str)
 )
 def test_the_message_holds_the_actual_cause(title: str, kind: str, words: str) -> None:
     assert words in conditions_of(SITUATIONS[title][0])[kind]["message"]
+
+
+WELL = {
+    "Ready": "True",
+    "Serving": "True",
+    "Progressing": "False",
+    "ModelCached": "True",
+    "CapacityAvailable": "True",
+    "Degraded": "False",
+}
+FIELD_OR_OBJECT = re.compile(
+    r"\bspec\.\w+|\b(Deployment|StatefulSet|Service|InferenceService|PodDisruptionBudget)\b|quota"
+)
+
+
+@pytest.mark.parametrize("title", SITUATIONS)
+def test_what_is_not_as_it_should_be_names_something_to_act_on(title: str) -> None:
+    """A pod, a node, an object, or a field of the spec."""
+    observed = SITUATIONS[title][0]
+    pods = [found["metadata"]["name"] for found in observed.pods] + [
+        found["spec"]["nodeName"] for found in observed.pods
+    ]
+    for kind, condition in conditions_of(observed).items():
+        if condition["status"] in (WELL[kind], "Unknown") or condition["reason"] == "RollingOut":
+            continue
+        message = condition["message"]
+        named = [name for name in pods if name and re.search(rf"\b{re.escape(name)}\b", message)]
+        assert named or FIELD_OR_OBJECT.search(message), f"{kind}: {message}"
 
 
 @pytest.mark.parametrize(("unavailable", "ready"), [(0, "False"), (1, "True")])
