@@ -92,14 +92,21 @@ class LocalCluster:
         """One more worker; it loads its model meanwhile, and nobody is told of it yet."""
         host = f"127.0.1.{len(self.workers) + 1}"
         log = self.folder / f"{host}.log"
+        self.workers.append(Worker(host, self.health_port, self._launch(host, log), log))
+        return self.workers[-1]
+
+    def restart(self, worker: Worker) -> None:
+        """Start a worker that has ended once more, as a kubelet would."""
+        assert worker.process.poll() is not None
+        worker.process = self._launch(worker.host, worker.log)
+
+    def _launch(self, host: str, log: Path) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(DEMO_MODEL)]
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
         command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        self.workers.append(Worker(host, self.health_port, process, log))
-        return self.workers[-1]
+        with log.open("ab") as output:
+            return subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     async def announce(self, ready: Iterable[Worker], leaving: Iterable[Worker] = ()) -> None:
         """What the EndpointSlice says from now on."""
