@@ -25,7 +25,7 @@ def main() -> int:
     extras: dict[str, list[str]] = project["optional-dependencies"]
     torch = [line for line in extras["worker"] if line.startswith("torch")]
     dev = [line for line in extras["dev"] if not line.startswith("ryzanstein[")]
-    everything = sorted({line for part in ("operator", "gateway", "worker") for line in extras[part]})
+    everything = sorted({line for part in ("operator", "gateway", "worker", "kubectl") for line in extras[part]})
     compile_file("dev", [*everything, *dev, *DEV_TOOLS], DEV_PYTHON)
     compile_file("operator", extras["operator"], IMAGE_PYTHON)
     compile_file("gateway", extras["gateway"], IMAGE_PYTHON)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the Plan for each InferenceService of the files. Returns the exit status: 2 for a bad file."""
     arguments = _parser().parse_args(argv)
     try:
-        services = [service for name in arguments.file for service in _services(name, arguments.namespace)]
+        services = [service for name in arguments.file for service in read_services(name, arguments.namespace)]
         if not services:
             raise InputError(f"{', '.join(arguments.file)}: holds no {KIND}")
         settings = _settings(arguments)
@@ -74,7 +74,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def _services(name: str, namespace: str) -> list[Manifest]:
+def read_services(name: str, namespace: str) -> list[Manifest]:
     """The InferenceServices of one file, each held to the same rules as by the API server. Raises InputError."""
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")

@@ -1,0 +1,154 @@
+"""Reads what the operator would look at, with a user's rights: its settings, a service and its children. No write."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ryzanstein_kubectl.cluster.look import Scope, items
+from ryzanstein_kubectl.cluster.session import Session
+from ryzanstein_kubectl.model.errors import CommandError
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.wire import Manifest, SpecError, parse
+from ryzanstein_operator.cluster.client import ApiError
+from ryzanstein_operator.cluster.resources import (
+    CHILDREN,
+    ENDPOINT_SLICES,
+    PODS,
+    ROUTES,
+    SERVICES,
+    path_of,
+    resource_of,
+)
+from ryzanstein_operator.decide.observed import Observed, Ref
+from ryzanstein_operator.desired.children import children
+from ryzanstein_operator.settings import Settings, SettingsError
+from ryzanstein_worker import contract
+
+OPERATOR_LABELS: Final = f"{contract.LABEL_NAME}=ryzanstein,{contract.LABEL_COMPONENT}=operator"
+LABEL_VERSION: Final = "app.kubernetes.io/version"
+DEPLOYMENTS: Final = next(resource for resource in CHILDREN if resource.kind == "Deployment")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The operator that watches a namespace: what it was told, and its version."""
+
+    settings: Settings
+    version: str
+
+
+async def operator_of(session: Session, namespace: str, where: str = "") -> Operator:
+    """The operator that serves `namespace`; `where` is its own namespace, empty: looked for. Raises CommandError."""
+    found = [_operator(deployment) for deployment in await _deployments(session, where)]
+    serving = [one for one in found if one.settings.watches_all or namespace in one.settings.watch_namespaces]
+    if not serving:
+        seen = f"; the operators found watch {', '.join(map(_watched, found))}" if found else ""
+        raise CommandError(
+            f"No operator serves namespace {namespace}{seen}. Name its own namespace with --operator-namespace, "
+            "or plan without a cluster: plan -f FILE --offline."
+        )
+    if len(serving) > 1:
+        places = ", ".join(sorted(one.settings.namespace for one in serving))
+        raise CommandError(f"Several operators serve {namespace}: choose by --operator-namespace one of {places}.")
+    return serving[0]
+
+
+async def _deployments(session: Session, where: str) -> list[Manifest]:
+    """Deployments of operators: everywhere, or where that may not be listed, in the usual places."""
+    try:
+        return await items(session, DEPLOYMENTS, where, OPERATOR_LABELS)
+    except ApiError as error:
+        if error.status != 403 or where:
+            raise
+    found = []
+    for namespace in dict.fromkeys((session.namespace, "ryzanstein", "ryzanstein-system")):
+        try:
+            found += await items(session, DEPLOYMENTS, namespace, OPERATOR_LABELS)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+    return found
+
+
+def _operator(deployment: Manifest) -> Operator:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item["value"] for item in container.get("env") or () if "value" in item}
+    name = f"{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
+    try:
+        settings = Settings.from_environment(environment)
+    except SettingsError as error:
+        raise CommandError(f"The operator {name} has settings that this plugin cannot read: {error}") from error
+    return Operator(settings, str(deployment["metadata"].get("labels", {}).get(LABEL_VERSION, "")))
+
+
+def _watched(operator: Operator) -> str:
+    return "all namespaces" if operator.settings.watches_all else ", ".join(operator.settings.watch_namespaces)
+
+
+async def services_seen(session: Session, settings: Settings, namespace: str) -> tuple[Manifest, ...]:
+    """Every service that the operator sees, as far as the user may: at least those of `namespace`."""
+    found: list[Manifest] = []
+    for place in settings.watch_namespaces or ("",):
+        try:
+            found += await items(session, SERVICES, place)
+        except ApiError as error:
+            if error.status != 403 or place == namespace:
+                raise
+    if not any(item["metadata"]["namespace"] == namespace for item in found) and settings.watches_all:
+        found += await items(session, SERVICES, namespace)
+    return tuple(found)
+
+
+async def observe(session: Session, service: Manifest, services: Sequence[Manifest], settings: Settings) -> Observed:
+    """What a visit of the operator would see, less what gateways tell it alone. Raises ApiError."""
+    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    scope = Scope(namespace, name)
+    *lists, pods, slices = await asyncio.gather(
+        *(items(session, resource, namespace, scope.selector) for resource in CHILDREN),
+        items(session, PODS, namespace, scope.selector),
+        items(session, ENDPOINT_SLICES, namespace, scope.selector),
+    )
+    ours = [child for found in lists for child in found]
+    others = [
+        item for item in services if (item["metadata"]["namespace"], item["metadata"]["name"]) != (namespace, name)
+    ]
+    observed = Observed(
+        service=service,
+        children=tuple(ours),
+        pods=tuple(pods),
+        endpoint_slices=tuple(slices),
+        services=(*others, service),
+    )
+    return replace(observed, children=(*ours, *await _strangers(session, observed, settings)))
+
+
+async def _strangers(session: Session, observed: Observed, settings: Settings) -> list[Manifest]:
+    """Objects without our label that bear a name the operator would take."""
+    try:
+        wanted = [Ref.of(child) for child in children(parse(InferenceService, observed.service), settings)]
+    except SpecError:
+        return []
+    known = {Ref.of(child) for child in observed.children}
+    found = []
+    for ref in wanted:
+        if ref not in known:
+            try:
+                live = await session.call("GET", path_of(ref))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            else:
+                head = resource_of(ref)
+                found.append({"apiVersion": head.api_version, "kind": head.kind} | live)
+    return found
+
+
+async def routes_of(session: Session, settings: Settings) -> Manifest | None:
+    """The gateway's route table as it stands; None where there is none. Raises ApiError."""
+    try:
+        return await session.call("GET", ROUTES.path(settings.namespace, contract.ROUTES_CONFIG_MAP))
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise

@@ -1,0 +1,1 @@
+"""PURE: from manifests, pages and log lines to frozen values."""

@@ -1,0 +1,104 @@
+"""Which conditions are not as they should be, and what to do about each. Pure.
+
+Judges by status first: an operator of another version may give reasons that this one does not know.
+"""
+
+from datetime import datetime
+
+from ryzanstein_kubectl.model.ages import parse_time, seconds_since
+from ryzanstein_kubectl.model.tree import Concern, Failure, Mood, Operation
+from ryzanstein_operator.api.conditions import ConditionType
+from ryzanstein_operator.api.reasons import REMEDY, Reason
+from ryzanstein_operator.api.wire import Manifest
+
+_GOOD = {
+    ConditionType.READY: "True",
+    ConditionType.SERVING: "True",
+    ConditionType.MODEL_CACHED: "True",
+    ConditionType.CAPACITY_AVAILABLE: "True",
+    ConditionType.DEGRADED: "False",
+}
+_UNDER_WAY = (
+    Reason.ROLLING_OUT,
+    Reason.REPLICAS_STARTING,
+    Reason.DOWNLOADING,
+    Reason.PENDING,
+    Reason.SCALED_TO_ZERO,
+    Reason.ROLLOUT_COMPLETE,
+)
+_SOON_SECONDS = 300.0
+"""A service without any status is given so long before that is called wrong: the operator may just be starting."""
+
+
+def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
+    """The conditions worth a look, those with one cause together, what is broken first."""
+    conditions = service.get("status", {}).get("conditions") or ()
+    if not conditions:
+        return (_unseen(service, now),)
+    found: dict[tuple[str, str], list[Manifest]] = {}
+    for condition in conditions:
+        if not _as_it_should_be(condition):
+            found.setdefault((condition["reason"], condition.get("message", "")), []).append(condition)
+    made = [_concern(group, now) for group in found.values()]
+    return tuple(sorted(made, key=lambda concern: concern.mood != "bad"))
+
+
+def _as_it_should_be(condition: Manifest) -> bool:
+    if condition["type"] == ConditionType.PROGRESSING:
+        return (condition["status"], condition["reason"]) == ("False", Reason.ROLLOUT_COMPLETE)
+    good = _GOOD.get(condition["type"])
+    return good is None or bool(condition["status"] == good)
+
+
+def _concern(group: list[Manifest], now: datetime) -> Concern:
+    first = group[0]
+    under_way = first["reason"] in _UNDER_WAY or (first["type"] == "Progressing" and first["status"] == "True")
+    mood: Mood = "waiting" if under_way else "bad"
+    return Concern(
+        conditions=tuple(f"{item['type']}={item['status']}" for item in group),
+        mood=mood,
+        reason=first["reason"],
+        message=first.get("message", ""),
+        remedy=_remedy(first["reason"]),
+        since_seconds=seconds_since(first.get("lastTransitionTime", ""), now),
+    )
+
+
+def _remedy(reason: str) -> str:
+    try:
+        return REMEDY.get(Reason(reason), "")
+    except ValueError:
+        return ""
+
+
+def _unseen(service: Manifest, now: datetime) -> Concern:
+    age = seconds_since(service["metadata"].get("creationTimestamp", ""), now)
+    mood: Mood = "bad" if age is not None and age > _SOON_SECONDS else "waiting"
+    message = "the operator has not looked at this service yet"
+    remedy = "See whether the operator runs (kubectl get deployments -A) and whether it watches this namespace."
+    return Concern((), mood, "NoStatus", message, remedy, age)
+
+
+def operation(service: Manifest, now: datetime) -> Operation | None:
+    """What the operator is in the middle of."""
+    live = service.get("status", {}).get("operation")
+    if not live:
+        return None
+    deadline = parse_time(live.get("deadline", ""))
+    return Operation(
+        type=str(live.get("type", "")),
+        step=str(live.get("step", "")),
+        target=str(live.get("target", "")),
+        tries=int(live.get("tries", 0)),
+        seconds_left=None if deadline is None else (deadline - now).total_seconds(),
+        message=str(live.get("message", "")),
+    )
+
+
+def last_failure(service: Manifest, now: datetime) -> Failure | None:
+    """What went wrong last."""
+    live = service.get("status", {}).get("lastFailure")
+    if not live:
+        return None
+    ago = seconds_since(live.get("time", ""), now)
+    return Failure(str(live.get("reason", "")), str(live.get("message", "")), str(live.get("target", "")), ago)

@@ -1,0 +1,1 @@
+"""PURE: from what was read to lines of a terminal, by rich."""

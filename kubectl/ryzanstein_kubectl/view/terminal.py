@@ -1,0 +1,69 @@
+"""How things look: moods, marks and columns, the same in every command. Knows rich."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ryzanstein_kubectl.model.tree import Mood
+
+STYLES: Final[dict[Mood, str]] = {"good": "green", "waiting": "yellow", "bad": "red", "leaving": "dim"}
+_MARKS: Final[dict[Mood, str]] = {"good": "●", "waiting": "◐", "bad": "✗", "leaving": "○"}
+_PLAIN_MARKS: Final[dict[Mood, str]] = {"good": "*", "waiting": "~", "bad": "x", "leaving": "-"}
+PIPE_WIDTH: Final = 10_000
+"""Where no terminal is, nothing is cut off."""
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """For standard output: colour only on a terminal and without NO_COLOR, as wide as the terminal, else as needed."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def mark(mood: Mood, *, plain: bool) -> Text:
+    """The sign that goes before a name."""
+    return Text((_PLAIN_MARKS if plain else _MARKS)[mood], STYLES[mood])
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Columns without lines, as kubectl's; those in `right` hold numbers. The first gives way where space is short."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    for index, column in enumerate(columns):
+        justify: Any = "right" if column in right else "left"
+        made.add_column(column, no_wrap=True, overflow="ellipsis", justify=justify, min_width=8 if index == 0 else None)
+    return made
+
+
+def dash(value: object | None) -> Text:
+    """A cell; what is not known is a dim dash."""
+    return Text("-", "dim") if value in (None, "") else Text(str(value))
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.0f}%"
+
+
+def to_json(value: object) -> str:
+    """One line of JSON; the names of fields in camelCase, as in Kubernetes."""
+    return json.dumps(_wire(value), ensure_ascii=False)
+
+
+def _wire(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {_camel(field.name): _wire(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _wire(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_wire(item) for item in value]
+    return value
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
