@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ryzanstein_operator.api.quantity import parse_quantity
+
 Manifest = dict[str, Any]
 
 
@@ -28,7 +30,7 @@ class Node:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Node":
-        amounts = {name: int(value) for name, value in manifest["status"]["allocatable"].items() if value.isdecimal()}
+        amounts = {name: int(parse_quantity(value)) for name, value in manifest["status"]["allocatable"].items()}
         spec = manifest.get("spec", {})
         labels = manifest["metadata"].get("labels", {})
         taints = spec.get("taints", [])
