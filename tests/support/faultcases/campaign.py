@@ -1,0 +1,172 @@
+"""All cases at once: lanes work off a queue of runs against one API server, and tests wait for what is theirs."""
+
+import contextlib
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from apiserver import ApiServer, running
+from fakeapi import wait_until
+from fakekubelet import fake_kubelet
+from faultcases.families import FAMILIES, Case
+from faultcases.lane import Lane
+from faultcases.recorder import Recorder
+from faultcases.runs import FaultFree, Reference, Result, compare, fault_free, run
+from faultcases.scenarios import SCENARIOS
+from faultproxy import ProxyHost
+from ryzanstein_operator.api.crd import render
+from ryzanstein_operator.cluster.resources import SERVICES
+from zygote import zygote
+
+LANES = int(os.environ.get("RYZANSTEIN_FAULT_LANES", "12"))
+ONLY = os.environ.get("RYZANSTEIN_FAULT_CASE", "")
+"""A part of the title of the cases to run; empty: all."""
+CASE_SECONDS = 240.0
+Job = Callable[[Lane], None]
+
+
+@dataclass
+class Tally:
+    """What is printed in the end."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    unreached: int = 0
+    slowest: list[tuple[float, str]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def take(self, family: str, result: Result) -> None:
+        if result.reached:
+            self.cases[family] += 1
+        else:
+            self.unreached += 1
+        self.slowest = sorted([*self.slowest, (result.seconds, result.title)], reverse=True)[:5]
+        if result.failures:
+            self.failed.append(result.title)
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        total = sum(self.cases.values())
+        said = [f"{total} cases: " + ", ".join(f"{count} {family}" for family, count in sorted(self.cases.items()))]
+        said.append(f"{self.unreached} more were none: the run made fewer writes than the longer fault-free one")
+        said += [f"slowest: {title} {seconds:.1f} s" for seconds, title in self.slowest]
+        return said + [f"failed: {title}" for title in sorted(self.failed)]
+
+
+class Campaign:
+    """Lanes, and the queue that they take from."""
+
+    def __init__(self, lanes: list[Lane], tally: Tally) -> None:
+        self.tally = tally
+        self._jobs: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
+        self._numbers = 0
+        self._lock = threading.Lock()
+        self._references: dict[str, Future[Reference]] = {}
+        self._threads = [threading.Thread(target=self._work, args=(lane,), name=lane.namespace) for lane in lanes]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Let the runs that are under way end; those that wait are dropped."""
+        with self._jobs.mutex:
+            self._jobs.queue.clear()
+        for _ in self._threads:
+            self._put(9, None)
+        for thread in self._threads:
+            thread.join(CASE_SECONDS)
+
+    def submit(self, family: str, scenario: str) -> "Future[list[Future[Result]]]":
+        """Run the cases of a family in a scenario. The outer future is done once the cases are known."""
+        known: Future[list[Future[Result]]] = Future()
+
+        def expand(done: "Future[Reference]") -> None:
+            try:
+                reference = done.result()
+                cases = FAMILIES[family].cases(SCENARIOS[scenario], len(reference.writes))
+                known.set_result([self._submit_case(family, one, reference) for one in cases if ONLY in one.title])
+            except Exception as error:
+                known.set_exception(error)
+
+        self.reference(scenario).add_done_callback(expand)
+        return known
+
+    def reference(self, scenario: str) -> "Future[Reference]":
+        """Two fault-free runs, compared."""
+        with self._lock:
+            if scenario in self._references:
+                return self._references[scenario]
+            future = self._references[scenario] = Future()
+        runs: list[FaultFree] = []
+
+        def once(lane: Lane) -> None:
+            try:
+                found = fault_free(lane, SCENARIOS[scenario])
+                with self._lock:
+                    runs.append(found)
+                    both = len(runs) == 2
+                if both:
+                    future.set_result(compare(*runs))
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+
+        self._put(0, once)
+        self._put(0, once)
+        return future
+
+    def _submit_case(self, family: str, case: Case, reference: Reference) -> "Future[Result]":
+        future: Future[Result] = Future()
+
+        def job(lane: Lane) -> None:
+            result = run(lane, case, reference)
+            self.tally.take(family, result)
+            future.set_result(result)
+
+        self._put(1 if FAMILIES[family].long else 2, job)
+        return future
+
+    def _put(self, priority: int, job: Job | None) -> None:
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+        self._jobs.put((priority, number, job))
+
+    def _work(self, lane: Lane) -> None:
+        while (job := self._jobs.get()[2]) is not None:
+            job(lane)
+
+
+@contextlib.contextmanager
+def campaign(directory: Path, tally: Tally, lanes: int = LANES) -> Iterator[Campaign]:
+    """A control plane, a recorder, a zygote and so many lanes; everything is ended with the block."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running(directory / "apiserver"))
+        install_crd(server)
+        server.start_controllers()
+        stack.enter_context(fake_kubelet(server, nodes=4, slots=10_000))
+        recorder = stack.enter_context(Recorder(server).running())
+        parent = stack.enter_context(zygote())
+        host = stack.enter_context(ProxyHost(server).running())
+        made = [Lane(f"lane-{n:02}x", server, host, recorder, parent, directory) for n in range(lanes)]
+        for lane in made:
+            lane.open()
+            stack.callback(lane.close)
+        started = Campaign(made, tally)
+        started.start()
+        stack.callback(started.end)
+        yield started
+
+
+def install_crd(server: ApiServer) -> None:
+    """The custom resource, and wait until it is served."""
+    crd = yaml.safe_load(render())
+    server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+    wait_until(lambda: server.get(SERVICES.path("default")), 20, "the CRD")

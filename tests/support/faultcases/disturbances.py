@@ -1,0 +1,142 @@
+"""What goes wrong while a scenario runs: each says what it does before the first step and around every step."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from faultcases.lane import Lane
+from faultproxy import Abort, Answer, Dropped, Fault, Lines, Rule, every, on_write
+from faultproxy.streams import Cut
+
+OUTAGE_SECONDS = 12.0
+"""Longer than a leader keeps a Lease that it cannot renew."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The fault-free run, and what the others build on.
+
+    reach_seconds: within which a step's state must be reached. needs_write: the write without which the case is none.
+    """
+
+    reach_seconds: float = 60.0
+    needs_write: int = 0
+
+    def begin(self, lane: Lane) -> None:
+        """Before the first step."""
+        lane.proxy.arm()
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        """Around the act of each step; what follows it is waited for after."""
+        yield
+
+    def judge(self, lane: Lane) -> list[str]:
+        """What this fault asks beyond the base oracles; a line for each thing that is wrong."""
+        return []
+
+
+@dataclass(frozen=True)
+class AtWrite(Nothing):
+    """`fault` at the write of this number."""
+
+    number: int = 1
+    fault: Fault = field(default_factory=lambda: Answer(409))
+
+    def begin(self, lane: Lane) -> None:
+        lane.proxy.arm(on_write(self.number, self.fault))
+
+
+@dataclass(frozen=True)
+class Unsteady(Nothing):
+    """Watch lines come late, twice or in another order, all the time."""
+
+    lines: Lines | None = None
+
+    def begin(self, lane: Lane) -> None:
+        lane.proxy.arm(lines=self.lines)
+
+
+@dataclass(frozen=True)
+class Missed(Nothing):
+    """Nothing comes through the watches while it happens; then they end with 410, as after a broken connection."""
+
+    seconds: float = 1.5
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        lane.proxy.lines = Dropped()
+        yield
+        time.sleep(self.seconds)
+        lane.proxy.lines = None
+        lane.proxy.end_watches()
+
+
+@dataclass(frozen=True)
+class Gone(Nothing):
+    """All watches end with 410 in the middle of it, again and again."""
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        yield
+        for _ in range(3):
+            time.sleep(0.15)
+            lane.proxy.end_watches()
+
+
+@dataclass(frozen=True)
+class Halved(Nothing):
+    """The next line of every watch is cut in half, and with it the connection."""
+
+    how: Cut = "abort"
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        lane.proxy.cut_watches(self.how)
+        yield
+
+
+@dataclass(frozen=True)
+class Swallowed(Nothing):
+    """The connections of all watches die silently before the first step. The limit for silence is 70 s."""
+
+    reach_seconds: float = 100.0
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        if step == 0:
+            lane.proxy.swallow_watches()
+        yield
+
+
+@dataclass(frozen=True)
+class Outage(Nothing):
+    """Every call is met by `fault` from before the first step until `OUTAGE_SECONDS` after it."""
+
+    fault: Fault = field(default_factory=Abort)
+    reach_seconds: float = 30.0
+    most_calls_a_second: float = 30.0
+    most_writes_a_second: float = 4.0
+
+    @contextlib.contextmanager
+    def around(self, lane: Lane, step: int) -> Iterator[None]:
+        if step > 0:
+            yield
+            return
+        lane.proxy.rules = [Rule(every(self.fault).meets, self.fault)]
+        lane.proxy.hang_up()
+        yield
+        time.sleep(OUTAGE_SECONDS)
+        lane.proxy.rules = []
+
+    def judge(self, lane: Lane) -> list[str]:
+        met = [call for call in lane.proxy.log if call.note == str(self.fault)]
+        writes = [call for call in met if call.verb != "GET"]
+        limits = (("calls", met, self.most_calls_a_second), ("writes", writes, self.most_writes_a_second))
+        found = [
+            f"{len(calls)} {what} in an outage of {OUTAGE_SECONDS:.0f} s"
+            for what, calls, most in limits
+            if len(calls) > most * OUTAGE_SECONDS
+        ]
+        return found if met else ["no call met the outage"]

@@ -1,0 +1,166 @@
+"""One namespace with a proxy and an operator of its own: where cases run, one after another.
+
+Knows how an operator is started, killed and started again, and how the namespace is emptied; nothing of cases.
+"""
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apiserver import OPERATOR, ApiServer, free_port
+from faultcases.recorder import History, Ident, Manifest, Recorder
+from faultproxy import FaultProxy, ProxyHost
+from ryzanstein_operator.cluster.resources import SERVICES, role_rules
+from ryzanstein_worker import contract
+from zygote import Forked, Zygote
+
+WAIT_SECONDS = 60.0
+MERGE = "application/merge-patch+json"
+FOREIGN = (
+    ("/api/v1/namespaces/{}/configmaps", {"data": {"a": "b"}}),
+    ("/api/v1/namespaces/{}/services", {"spec": {"clusterIP": "None", "selector": {"app": "foreign"}}}),
+    ("/api/v1/namespaces/{}/serviceaccounts", {}),
+)
+
+
+class LaneError(Exception):
+    """The lane itself does not do what every case stands on."""
+
+
+class Lane:
+    """Made ready by `open`; end it with `close`."""
+
+    def __init__(
+        self, name: str, server: ApiServer, host: ProxyHost, recorder: Recorder, zygote: Zygote, logs: Path
+    ) -> None:
+        self.namespace, self.server, self.logs = name, server, logs
+        self.history: History = recorder.of(name)
+        self.operators: list[Forked] = []
+        self.on_kill: Callable[[], None] = self.restart
+        """What follows a SIGKILL by the proxy; in a thread of its own."""
+        self._zygote, self._host = zygote, host
+        self.proxy = self._proxy()
+
+    def _proxy(self) -> FaultProxy:
+        proxy = self._host.proxy()
+        proxy.killed = lambda: threading.Thread(target=self.on_kill).start()
+        return proxy
+
+    # --- the namespace ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the namespace with the operator's rights and some objects of others, and start the operator."""
+        self.server.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        grant(self.server, self.namespace)
+        for path, body in FOREIGN:
+            self.server.request("POST", path.format(self.namespace), {"metadata": {"name": "foreign"}, **body})
+        self.start()
+
+    def close(self) -> None:
+        for operator in self.operators:
+            operator.end()
+
+    def reset(self) -> None:
+        """No service, no child of one, an operator that leads, and the empty route table."""
+        self.proxy.disarm()
+        self.proxy.catch_up()
+        self.on_kill = self.restart
+        if not self.operators or self.operators[-1].status is not None:
+            self.start()
+        for service in self.server.get(SERVICES.path(self.namespace))["items"]:
+            self.delete(service["metadata"]["name"])
+        if not self.history.wait(self._is_empty, WAIT_SECONDS):
+            left = [" ".join(ident) for ident in self.history.now()]
+            raise LaneError(f"{self.namespace} does not become empty: {left}\n{self.log_tail()}")
+        time.sleep(0.3)  # the operator has seen it, too
+        self.proxy.arm()
+        self.history.start()
+        self.log_path.write_bytes(b"")
+
+    @staticmethod
+    def _is_empty(objects: dict[Ident, Manifest]) -> bool:
+        table = objects.get(("ConfigMap", contract.ROUTES_CONFIG_MAP))
+        if table is None or json.loads(table["data"][contract.ROUTES_KEY])["models"]:
+            return False
+        labels = [one["metadata"].get("labels") or {} for one in objects.values()]
+        return not any(contract.LABEL_SERVICE in own for own in labels) and all(
+            kind != SERVICES.kind for kind, _ in objects
+        )
+
+    # --- what users do -----------------------------------------------------------------------------------
+
+    def create(self, name: str, **spec: Any) -> None:
+        body: Manifest = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": name}}
+        self.server.request(
+            "POST", SERVICES.path(self.namespace), body | {"spec": {"model": {"uri": "demo://"}} | spec}
+        )
+
+    def change(self, name: str, **spec: Any) -> None:
+        self.server.request("PATCH", SERVICES.path(self.namespace, name), {"spec": spec}, Content_Type=MERGE)
+
+    def delete(self, name: str) -> None:
+        try:
+            self.server.request("DELETE", SERVICES.path(self.namespace, name))
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != 404:
+                    raise
+
+    # --- the operator --------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        return self.logs / f"{self.namespace}.log"
+
+    @property
+    def operator(self) -> Forked:
+        return self.operators[-1]
+
+    def start(self, pod_name: str = "one", proxy: FaultProxy | None = None) -> Forked:
+        """Another operator process, by default under the same pod name: it takes its predecessor's Lease at once."""
+        through = proxy or self.proxy
+        environment = {
+            "KUBECONFIG": str(self.server.kubeconfig(OPERATOR, server=through.url)),
+            "RYZANSTEIN_NAMESPACE": self.namespace,
+            "RYZANSTEIN_WATCH_NAMESPACES": self.namespace,
+            "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:dev",
+            "RYZANSTEIN_GATEWAY_URL": "http://gateway",
+            "RYZANSTEIN_POD_NAME": pod_name,
+        }
+        started = self._zygote.start(environment, self.log_path, free_port())
+        self.operators.append(started)
+        through.victim = started.pid
+        return started
+
+    def restart(self) -> None:
+        """What a kubelet does: wait for the end of the process, start another."""
+        self.operator.end()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL, and nothing follows."""
+        self.operator.end(signal.SIGKILL)
+
+    def second_proxy(self) -> FaultProxy:
+        """Another way to the API server, so that two operators' calls can be told apart."""
+        return self._proxy()
+
+    def log_tail(self, lines: int = 15) -> str:
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def grant(server: ApiServer, namespace: str) -> None:
+    """Bind all that the Role allows, in this namespace, which is the release's as well."""
+    rules = [{"apiGroups": [r.api_group], "resources": [r.resource], "verbs": list(r.verbs)} for r in role_rules()]
+    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
+    server.request("POST", f"{path}/roles", {"metadata": {"name": "operator"}, "rules": rules})
+    server.request(
+        "POST", f"{path}/rolebindings", {"metadata": {"name": "operator"}, "roleRef": role, "subjects": [subject]}
+    )

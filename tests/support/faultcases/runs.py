@@ -1,0 +1,214 @@
+"""Runs one case on a lane and judges it by the base oracles of FAULTS.md: no traceback, invariants in every state, the
+fault-free run's end state, its creations and deletions, then quiet."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from faultcases.disturbances import Nothing
+from faultcases.families import Case
+from faultcases.invariants import violations
+from faultcases.lane import Lane
+from faultcases.recorder import Ident, Manifest
+from faultcases.scenarios import Scenario, Step
+from faultcases.snapshot import Flat, counted, difference, flatten
+from ryzanstein_worker import contract
+
+Objects = Mapping[Ident, Manifest]
+SETTLED_SECONDS = 1.0
+SETUP_SECONDS = 60.0
+QUIET_SECONDS = 2.0
+LONG_QUIET_SECONDS = 60.0
+TOLD = 25
+FaultFree = tuple[list[Flat], Counter[str], tuple[str, ...]]
+"""States after each step, creations and deletions, writes."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Two fault-free runs. states: after each step. masks: the leaves in which the two differ. writes: the most."""
+
+    states: tuple[Flat, ...]
+    masks: tuple[frozenset[str], ...]
+    counts: Counter[str]
+    writes: tuple[str, ...]
+
+
+@dataclass
+class Result:
+    """reached: the fault was met, so that this was a case."""
+
+    title: str
+    reached: bool = True
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"=== {self.title}\n" + "\n".join(self.failures)
+
+
+def settled(objects: Objects) -> bool:
+    """Every service is as its spec says, and nothing is on its way."""
+    services = [one for (kind, _), one in objects.items() if kind == "InferenceService"]
+    pods = [one for (kind, _), one in objects.items() if kind == "Pod"]
+    table = objects.get(("ConfigMap", contract.ROUTES_CONFIG_MAP))
+    if table is None or any("deletionTimestamp" in pod["metadata"] for pod in pods):
+        return False
+    wanted = sum(
+        one["spec"].get("replicas", 1) * one["spec"].get("parallelism", {}).get("nodes", 1) for one in services
+    )
+    return len(pods) == wanted and all(_at_rest(service) for service in services) and _owned(objects)
+
+
+def pods_wanted(service: Manifest) -> int:
+    """How many pods a service asks for."""
+    spec = service["spec"]
+    return int(spec.get("replicas", 1) * spec.get("parallelism", {}).get("nodes", 1))
+
+
+def _at_rest(service: Manifest) -> bool:
+    status = service.get("status", {})
+    said = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    current = status.get("observedGeneration") == service["metadata"]["generation"]
+    return current and said.get("Ready") == "True" and said.get("Progressing") == "False"
+
+
+def _owned(objects: Objects) -> bool:
+    """No child is left whose service is gone."""
+    uids = {one["metadata"]["uid"] for (kind, _), one in objects.items() if kind == "InferenceService"}
+    owners = [
+        owner["uid"]
+        for one in objects.values()
+        for owner in one["metadata"].get("ownerReferences", ())
+        if owner["kind"] == "InferenceService"
+    ]
+    return set(owners) <= uids
+
+
+def come_to_rest(lane: Lane, seconds: float = SETUP_SECONDS) -> None:
+    """Wait until the namespace is settled and has not changed for a while. Raises AssertionError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        assert lane.history.wait(settled, left), f"{lane.namespace} did not settle\n{lane.log_tail()}"
+        idle = time.monotonic() - lane.history.last_at
+        if idle > SETTLED_SECONDS and settled(lane.history.now()):
+            return
+        time.sleep(max(0.05, SETTLED_SECONDS - idle))
+
+
+def prepare(lane: Lane, scenario: Scenario) -> None:
+    """An empty namespace, then the scenario's setup."""
+    lane.reset()
+    for step in scenario.setup:
+        step(lane)
+    come_to_rest(lane)
+    lane.history.start()
+
+
+def fault_free(lane: Lane, scenario: Scenario) -> FaultFree:
+    """One run without faults."""
+    prepare(lane, scenario)
+    lane.proxy.arm()
+    states = []
+    for step in scenario.steps:
+        step(lane)
+        time.sleep(0.3)  # so that it has begun to move
+        come_to_rest(lane)
+        states.append(flatten(lane.history.now(), lane.namespace))
+    found = violations(lane.history) + complaints(lane)
+    assert not found, "\n".join(found)
+    return states, counts(lane), tuple(f"{call.verb} {call.path}" for call in lane.proxy.writes)
+
+
+def compare(one: FaultFree, other: FaultFree) -> Reference:
+    """The reference from two fault-free runs. Raises AssertionError where they agree too little to be one."""
+    assert one[1] == other[1], f"two fault-free runs made and deleted different things: {one[1]} and {other[1]}"
+    masks = []
+    for first, second in zip(one[0], other[0], strict=True):
+        assert first.keys() == second.keys(), f"two fault-free runs differ in {sorted(first.keys() ^ second.keys())}"
+        masks.append(frozenset(path for path in first if first[path] != second[path]))
+    return Reference(tuple(one[0]), tuple(masks), one[1], max(one[2], other[2], key=len))
+
+
+def counts(lane: Lane) -> Counter[str]:
+    """Creations and deletions of each object, by its name less what is drawn by chance."""
+    states = [state for state in lane.history.ordered() if state.event != "MODIFIED"]
+    known = {(ident, one["metadata"]["uid"]) for ident, one in lane.history.first.items()}
+    found: Counter[str] = Counter()
+    for state in states:
+        here = (state.ident, state.manifest["metadata"]["uid"])
+        if state.event == "ADDED" and here in known:
+            continue
+        known.add(here)
+        found[f"{state.event} {counted(*state.ident, lane.namespace)}"] += 1
+    return found
+
+
+def complaints(lane: Lane) -> list[str]:
+    """Tracebacks in the log."""
+    lines = lane.log_path.read_text(errors="replace").splitlines()
+    bad = [line for line in lines if "Traceback" in line or '"exception"' in line]
+    return [f"a traceback in the log: {line[:1500]}" for line in bad[:3]]
+
+
+def run(lane: Lane, case: Case, reference: Reference) -> Result:
+    """One case. Never raises: what goes wrong is in the Result."""
+    scenario, disturbance = case.scenario, case.disturbance
+    result, started = Result(case.title), time.monotonic()
+    try:
+        prepare(lane, scenario)
+        before = len(lane.operators)
+        disturbance.begin(lane)
+        for index, step in enumerate(scenario.steps):
+            _one_step(lane, disturbance, step, index, reference, result)
+        if disturbance.needs_write > len(lane.proxy.writes):
+            result.reached = False
+        _judge(lane, disturbance, reference, result, quiet=QUIET_SECONDS)
+        if lane.operator.status is not None:
+            result.failures.append(f"the operator ended by itself with status {lane.operator.status}")
+        result.failures += disturbance.judge(lane)
+        result.failures += [] if len(lane.operators) - before <= 1 else ["the operator was started more than once"]
+    except Exception as error:  # a case that breaks must not stop the others
+        result.failures.append(f"{type(error).__name__}: {error}")
+    if result.failures:
+        result.failures.append(evidence(lane))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _one_step(lane: Lane, disturbance: Nothing, step: Step, index: int, reference: Reference, result: Result) -> None:
+    with disturbance.around(lane, index):
+        step(lane)
+    wanted, mask = reference.states[index], reference.masks[index]
+
+    def reached(objects: Objects) -> bool:
+        return not difference(flatten(objects, lane.namespace), wanted, mask)
+
+    if not lane.history.wait(reached, disturbance.reach_seconds):
+        found = difference(flatten(lane.history.now(), lane.namespace), wanted, mask)
+        result.failures.append(f"step {index + 1} was not reached in {disturbance.reach_seconds:.0f} s:")
+        result.failures += [f"    {line}" for line in found[:TOLD]]
+        raise AssertionError("so the rest was not tried")
+
+
+def _judge(lane: Lane, disturbance: Nothing, reference: Reference, result: Result, quiet: float) -> None:
+    time.sleep(0.2)
+    written = len(lane.proxy.mutations)
+    time.sleep(quiet)
+    more = lane.proxy.mutations[written:]
+    result.failures += [f"not quiet: {call}" for call in more[:5]]
+    last = difference(flatten(lane.history.now(), lane.namespace), reference.states[-1], reference.masks[-1])
+    result.failures += [f"it did not stay: {line}" for line in last[:TOLD]]
+    result.failures += violations(lane.history)[:TOLD] + complaints(lane)
+    found = counts(lane)
+    for name in sorted(found.keys() | reference.counts.keys()):
+        if found[name] != reference.counts[name]:
+            result.failures.append(f"{name}: {found[name]} times, {reference.counts[name]} in the fault-free run")
+
+
+def evidence(lane: Lane) -> str:
+    """The last calls and the end of the log."""
+    calls = [str(call) for call in lane.proxy.log if call.kind not in ("lease",)][-25:]
+    return "\n".join(["last calls:", *(f"    {call}" for call in calls), "log:", lane.log_tail()])

@@ -1,0 +1,25 @@
+"""A TLS reverse proxy between an operator and its API server that numbers the writes and breaks what it is told to."""
+
+from faultproxy.calls import Call, Kind
+from faultproxy.faults import Abort, Answer, Fault, Kill, Rule, every, on_write
+from faultproxy.lines import Delayed, Dropped, Duplicated, Lines, Reordered
+from faultproxy.proxy import FaultProxy, ProxyHost
+
+__all__ = [
+    "Abort",
+    "Answer",
+    "Call",
+    "Delayed",
+    "Dropped",
+    "Duplicated",
+    "Fault",
+    "FaultProxy",
+    "Kill",
+    "Kind",
+    "Lines",
+    "ProxyHost",
+    "Reordered",
+    "Rule",
+    "every",
+    "on_write",
+]
