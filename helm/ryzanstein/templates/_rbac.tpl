@@ -1,5 +1,5 @@
 {{/* What the operator may do where InferenceServices live; the operator's own list of it (cluster/resources.py) is
-     compared by a test. Secrets, pods/exec, roles and wildcards are not in it. */}}
+     compared by a test. Reading Secrets, pods/exec, roles and wildcards are not in it. */}}
 {{- define "ryzanstein.operatorRules" -}}
 - apiGroups: [ryzanstein.dev]
   resources: [inferenceservices]
@@ -12,7 +12,7 @@
   resources: [inferenceservices/finalizers]
   verbs: [update]
 - apiGroups: [apps]
-  resources: [deployments]
+  resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts]
@@ -23,6 +23,10 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# The key that the pods of a group share is made here, and never read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]

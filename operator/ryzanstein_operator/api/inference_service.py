@@ -68,8 +68,8 @@ class Parallelism(Wire):
     tensor: int = Field(default=1, ge=1, le=16)
     """Tensor-parallel ranks in each replica; it must divide the model's attention heads and key-value heads."""
     nodes: int = Field(default=1, ge=1, le=16)
-    """Pods in each replica, each on a node of its own with `tensor / nodes` of the ranks. With more than one, they start
-    and end together. It cannot be changed later."""
+    """Pods in each replica, each on a node of its own with `tensor / nodes` of the ranks. With more than one, they
+    start and end together. It cannot be changed later."""
     topology_key: str | None = Field(default=None, min_length=1, max_length=317)
     """Label of nodes, such as `topology.kubernetes.io/zone`: all pods of one replica run on nodes that have the same
     value of it. Belongs to `nodes` above 1."""

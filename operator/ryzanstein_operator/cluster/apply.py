@@ -5,7 +5,9 @@ on: neither a process that was frozen nor a stale picture can touch an object th
 """
 
 import asyncio
+import base64
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,14 +16,25 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import APPLY, MERGE, ApiError, Cluster
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.observe import Cache
-from ryzanstein_operator.cluster.resources import path_of
+from ryzanstein_operator.cluster.resources import path_of, resource_of
 from ryzanstein_operator.decide.observed import Ref
-from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, PatchTaints, Plan
+from ryzanstein_operator.decide.plan import (
+    Action,
+    Apply,
+    CreateKey,
+    Delete,
+    EmitEvent,
+    PatchStatus,
+    PatchTaints,
+    Plan,
+)
+from ryzanstein_operator.desired.groups import KEY
 from ryzanstein_operator.telemetry import Metrics
 from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
 
+_KEY_BYTES: Final = 32
 _QUERY: Final = {"fieldManager": contract.FIELD_MANAGER, "force": "true"}
 
 
@@ -73,8 +86,10 @@ class Executor:
             case Apply(manifest=manifest, uid=uid):
                 live = await self._write("apply", action.ref, "PATCH", path_of(action.ref), _with_uid(manifest, uid))
                 self._cache.put(live)
-            case Delete(ref=ref, uid=uid):
-                await self._delete(ref, uid)
+            case CreateKey():
+                await self._create_key(action)
+            case Delete():
+                await self._delete(action)
             case PatchTaints():
                 await self._taint(action)
             case PatchStatus(ref=ref, uid=uid, status=status):
@@ -102,15 +117,31 @@ class Executor:
         self._metrics.writes.labels(action.ref.kind, "taint").inc()
         self._cache.put(live)
 
-    async def _delete(self, ref: Ref, uid: str) -> None:
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+    async def _create_key(self, action: CreateKey) -> None:
+        value = base64.b64encode(secrets.token_hex(_KEY_BYTES).encode()).decode()
+        path = resource_of(action.ref).path(action.ref.namespace)
+        query = {"fieldManager": contract.FIELD_MANAGER}
         try:
-            await self._cluster.call("DELETE", path_of(ref), body | {"preconditions": {"uid": uid}})
+            await self._cluster.call("POST", path, action.manifest | {"data": {KEY: value}}, query=query)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            return
+        self._metrics.writes.labels(action.ref.kind, "create").inc()
+
+    async def _delete(self, action: Delete) -> None:
+        policy = "Foreground" if action.foreground else "Background"
+        body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
+        try:
+            body |= {"preconditions": {"uid": action.uid}}
+            answer = await self._cluster.call("DELETE", path_of(action.ref), body)
         except ApiError as error:
             if error.status != 404:
                 raise
             return
-        self._metrics.writes.labels(ref.kind, "delete").inc()
+        if "deletionTimestamp" in answer.get("metadata", {}):  # it goes by and by; else it is gone
+            self._cache.renew(answer)
+        self._metrics.writes.labels(action.ref.kind, "delete").inc()
 
     @staticmethod
     def _failed(action: Action, error: ApiError, outcome: Outcome) -> None:
@@ -120,7 +151,7 @@ class Executor:
             outcome.again = str(error)
             return
         logger.warning("The API server refused an action", extra=extra)
-        if isinstance(action, (Apply, Delete)):
+        if isinstance(action, (Apply, CreateKey, Delete)):
             outcome.refused[action.ref] = error.sentence
         else:
             outcome.again = str(error)

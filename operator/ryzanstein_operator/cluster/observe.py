@@ -22,7 +22,9 @@ from ryzanstein_operator.cluster.resources import (
     ROUTES,
     SERVICES,
     Resource,
+    resource_of,
 )
+from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.observed import Demand, Observed, Ref
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.settings import Settings
@@ -67,6 +69,8 @@ class Cache:
     """The last known state of every object we watch. Older versions never replace newer ones."""
 
     def __init__(self) -> None:
+        self.knows_nodes = False
+        """Whether nodes may be read and have been."""
         self._objects: dict[Kind, dict[Key, Manifest]] = defaultdict(dict)
         self._by_visit: dict[tuple[Kind, Key], set[Key]] = defaultdict(set)
 
@@ -81,6 +85,11 @@ class Cache:
         self._objects[kind][place] = manifest if kind != _NODE else _slim(manifest)
         self._by_visit[kind, key_of(manifest)].add(place)
         return True
+
+    def renew(self, manifest: Manifest) -> bool:
+        """Take in another state of an object that is known; one that has gone meanwhile stays gone."""
+        known = self._objects[_kind(manifest)].get(_place(manifest))
+        return known is not None and known["metadata"]["uid"] == manifest["metadata"]["uid"] and self.put(manifest)
 
     def drop(self, manifest: Manifest) -> bool:
         """Forget an object; not if its place has been taken by another one since."""
@@ -126,15 +135,28 @@ class Observer:
         cluster: Cluster,
         cache: Cache,
         settings: Settings,
-        demand: Callable[[Key], Demand | None] = lambda _: None,
+        told: "Told | None" = None,
     ) -> None:
-        self._cluster, self._cache, self._settings, self._demand = cluster, cache, settings, demand
+        self._cluster, self._cache, self._settings, self._told = cluster, cache, settings, told
 
     async def refresh(self) -> None:
         """List everything anew. Raises ApiError, its sentence naming the kind that could not be listed."""
         for resource in CACHED:
             for namespace in self._namespaces(resource):
                 await self._list(resource, namespace)
+        if self._settings.node_health:
+            await self._list_nodes()
+
+    async def _list_nodes(self) -> None:
+        """Without the right to read nodes all else works: their health is taken from what gateways see alone."""
+        try:
+            await self._list(NODES, "")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            logger.warning("Nodes may not be read; set nodeHealth.enabled in the chart", extra={"error": str(error)})
+            return
+        self._cache.knows_nodes = True
 
     async def observe(self, visit: Key, refused: Mapping[Ref, str]) -> Observed | None:
         """What a visit may look at; None if the service is gone. Raises ApiError."""
@@ -144,11 +166,11 @@ class Observer:
         children = [child for resource in CHILDREN for child in self._cache.of(resource, visit)]
         return Observed(
             service=service,
-            children=(*children, *await self._strangers(visit, {_place_of_kind(child) for child in children})),
+            children=(*children, *await self._strangers(service, {_place_of_kind(child) for child in children})),
             pods=self._cache.of(PODS, visit),
             endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
             services=self.services(),
-            demand=self._demand(visit),
+            **(self._told.about(visit) if self._told else {}),
             refused=refused,
         )
 
@@ -158,13 +180,17 @@ class Observer:
     def routes(self) -> Manifest | None:
         return self._cache.get(ROUTES, self._settings.namespace, contract.ROUTES_CONFIG_MAP)
 
-    async def _strangers(self, visit: Key, known: set[tuple[Kind, str]]) -> list[Manifest]:
-        """Objects without our label that bear a name we would take: read one by one, only where ours is missing."""
-        found = []
-        for resource in CHILDREN:
-            name = names.child_name(resource.kind, visit.name)
-            if ((resource.api_version, resource.kind), name) not in known:
-                found.append(await self._read(resource, visit.namespace, name))
+    async def _strangers(self, service: Manifest, known: set[tuple[Kind, str]]) -> list[Manifest]:
+        """Objects without our label that bear a name we would take: read one by one, only where ours is missing.
+
+        StatefulSets of groups are not looked for: no other could be taken over, for the API server lets nobody change
+        their selector.
+        """
+        found, namespace = [], service["metadata"]["namespace"]
+        for version, kind, name in names.fixed_children(service["metadata"]["name"], pods_a_replica(service)):
+            if ((version, kind), name) not in known:
+                resource = resource_of(Ref(version, kind, namespace, name))
+                found.append(await self._read(resource, namespace, name))
         return [manifest for manifest in found if manifest is not None]
 
     async def _read(self, resource: Resource, namespace: str, name: str) -> Manifest | None:

@@ -62,10 +62,13 @@ ROUTES: Final = Resource(
 )
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events", ("create", "patch"), labelled=False)
 PODS: Final = Resource("v1", "Pod", "pods", (*READ, "delete"))
+SECRETS: Final = Resource("v1", "Secret", "secrets", ("create",), labelled=False)
+"""The keys of groups: made, and never read. Whoever may only create Secrets learns nothing from them."""
 NODES: Final = Resource("v1", "Node", "nodes", READ, labelled=False, cluster_scoped=True)
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", READ)
 CHILDREN: Final = (
     Resource("apps/v1", "Deployment", "deployments", OWN),
+    Resource("apps/v1", "StatefulSet", "statefulsets", OWN),
     Resource("v1", "Service", "services", OWN),
     Resource("v1", "ServiceAccount", "serviceaccounts", OWN),
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", OWN),
@@ -81,7 +84,7 @@ SUBRESOURCES: Final = (
 
 WATCHED: Final = (SERVICES, *CHILDREN, PODS, ENDPOINT_SLICES, ROUTES, LEASES)
 CACHED: Final = (SERVICES, *CHILDREN, PODS, ENDPOINT_SLICES, ROUTES)
-ALL: Final = (*WATCHED, NODES, EVENTS)
+ALL: Final = (*WATCHED, NODES, EVENTS, SECRETS)
 
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in ALL}
 

@@ -28,12 +28,34 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class CreateKey:
+    """Creates a Secret with a random value under `groups.KEY`; one of that name that is there already is as good.
+
+    The value is drawn where the action is carried out: a Plan may be printed and logged.
+    """
+
+    manifest: Manifest
+    why: str
+
+    @property
+    def ref(self) -> Ref:
+        return Ref.of(self.manifest)
+
+    def __str__(self) -> str:
+        return f"create {self.ref} with a random key, unless it exists: {self.why}"
+
+
+@dataclass(frozen=True)
 class Delete:
-    """Background deletion with the UID as precondition."""
+    """Deletion with the UID as precondition.
+
+    foreground: the object stays, with a deletion timestamp, until all that it owns is gone.
+    """
 
     ref: Ref
     uid: str
     why: str
+    foreground: bool = False
 
     def __str__(self) -> str:
         return f"delete {self.ref}: {self.why}"
@@ -54,7 +76,7 @@ class PatchStatus:
 
 @dataclass(frozen=True)
 class PatchTaints:
-    """Replaces the whole list of a node's taints; refused by the API server if the node is of another version by now."""
+    """Replaces the whole list of a node's taints; the API server refuses it if the node has changed meanwhile."""
 
     ref: Ref
     resource_version: str
@@ -77,7 +99,7 @@ class EmitEvent:
         return f"emit {self.type} event {self.reason}: {self.message}"
 
 
-Action = Apply | Delete | PatchTaints | PatchStatus | EmitEvent
+Action = Apply | CreateKey | Delete | PatchTaints | PatchStatus | EmitEvent
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
 from ryzanstein_operator.decide.compare import covers, differences
 from ryzanstein_operator.decide.demand import demand_events
-from ryzanstein_operator.decide.facts import DEPLOYMENT, gather
+from ryzanstein_operator.decide.facts import gather
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
 from ryzanstein_operator.decide.pods import Trouble
 from ryzanstein_operator.decide.routes import reconcile_routes
 from ryzanstein_operator.decide.status import status_of, transition_events
 from ryzanstein_operator.desired import names
-from ryzanstein_operator.desired.children import children
+from ryzanstein_operator.desired.children import children, revision
 from ryzanstein_operator.settings import Settings
 
 __all__ = ["reconcile", "reconcile_routes"]
@@ -39,13 +39,8 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
         return Plan((*told, *demand_events(observed.service, observed.demand)))
     desired = children(service, settings)
     actions = tuple(_write(observed, desired))
-    told = _tell(observed, service, _revision(desired), _blocked(observed, desired), settings, now)
+    told = _tell(observed, service, revision(service, settings), _blocked(observed, desired), settings, now)
     return Plan((*actions, *told, *demand_events(observed.service, observed.demand)))
-
-
-def _revision(desired: tuple[Manifest, ...]) -> str:
-    (deployment,) = [manifest for manifest in desired if manifest["kind"] == DEPLOYMENT]
-    return str(deployment["spec"]["template"]["metadata"]["labels"][names.LABEL_REVISION])
 
 
 # --- children ----------------------------------------------------------------------------------------

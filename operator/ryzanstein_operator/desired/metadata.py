@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from ryzanstein_operator.api.inference_service import KIND, InferenceService
 from ryzanstein_operator.api.wire import Manifest
@@ -9,12 +10,20 @@ from ryzanstein_operator.desired import names
 from ryzanstein_worker.contract import API_GROUP, API_VERSION
 
 
-def manifest(api_version: str, kind: str, service: InferenceService, body: Manifest) -> Manifest:
-    """The one child of this kind: its head, then `body`."""
+def manifest(
+    api_version: str,
+    kind: str,
+    service: InferenceService,
+    body: Manifest,
+    *,
+    name: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> Manifest:
+    """A child: its head, then `body`. Without a name it is the one child of its kind; `labels` come on top."""
     metadata: Manifest = {
-        "name": names.child_name(kind, service.metadata.name),
+        "name": name or names.child_name(kind, service.metadata.name),
         "namespace": service.metadata.namespace,
-        "labels": names.labels(service.metadata.name),
+        "labels": names.labels(service.metadata.name) | dict(labels or {}),
     }
     if service.metadata.uid:  # none yet where a file is planned without a cluster
         metadata["ownerReferences"] = [owner_reference(service)]

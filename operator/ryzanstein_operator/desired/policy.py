@@ -9,9 +9,12 @@ from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.metadata import manifest
-from ryzanstein_operator.desired.traces import trace_egress
+from ryzanstein_operator.desired.traces import dns_egress, trace_egress
 from ryzanstein_operator.settings import Settings
-from ryzanstein_worker.contract import API_PORT, HEALTH_PORT
+from ryzanstein_worker.contract import API_PORT, GROUP_PORT, HEALTH_PORT
+
+EPHEMERAL_PORTS = (32768, 60999)
+"""What a pod's network namespace hands out, and so where the ranks' collectives (gloo, NCCL) listen."""
 
 
 def network_policy(service: InferenceService, settings: Settings) -> Manifest:
@@ -19,8 +22,8 @@ def network_policy(service: InferenceService, settings: Settings) -> Manifest:
     spec = {
         "podSelector": {"matchLabels": names.selector(service.metadata.name)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": _ingress(settings),
-        "egress": [*_egress(service, settings), *trace_egress(settings.tracing)],
+        "ingress": [*_ingress(settings), *_from_group(service)],
+        "egress": [*_egress(service, settings), *trace_egress(settings.tracing), *_to_group(service, settings)],
     }
     return manifest("networking.k8s.io/v1", "NetworkPolicy", service, {"spec": spec})
 
@@ -46,12 +49,41 @@ def _egress(service: InferenceService, settings: Settings) -> list[Manifest]:
     return [{"ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]}, {"ports": [_tcp(port)]}]
 
 
+def _from_group(service: InferenceService) -> list[Manifest]:
+    """The pods of one group to each other. A policy cannot say "of the same group", so it is all groups of the service;
+    their key tells them apart."""
+    if service.spec.parallelism.nodes == 1:
+        return []
+    return [{"from": [_group_pods(service)], "ports": _group_ports()}]
+
+
+def _to_group(service: InferenceService, settings: Settings) -> list[Manifest]:
+    """The same way out, and the names by which pods find one another."""
+    if service.spec.parallelism.nodes == 1:
+        return []
+    names_rule = [] if settings.tracing else [dns_egress()]
+    return [*names_rule, {"to": [_group_pods(service)], "ports": _group_ports()}]
+
+
+def _group_pods(service: InferenceService) -> Manifest:
+    return {"podSelector": {"matchLabels": names.selector(service.metadata.name)}}
+
+
+def _group_ports() -> list[Manifest]:
+    first, last = EPHEMERAL_PORTS
+    return [_tcp(GROUP_PORT), {**_tcp(first), "endPort": last}]
+
+
 def _tcp(port: int) -> Manifest:
     return {"protocol": "TCP", "port": port}
 
 
 def disruption_budget(service: InferenceService) -> Manifest:
-    """How many replicas a node drain may take at once: at least one, or a node could never be emptied."""
+    """How many pods a node drain may take at once: at least one, or a node could never be emptied.
+
+    Pods, also where a replica is a group of several: each that goes takes its whole group with it for a while, whose
+    other pods are then not ready and leave nothing over for a second group.
+    """
     spec = {
         "maxUnavailable": max(1, service.spec.disruption.max_unavailable),
         "selector": {"matchLabels": names.selector(service.metadata.name)},

@@ -8,11 +8,11 @@ _MEMORY_MI_PER_RANK = 512
 
 
 def container_resources(spec: Spec) -> Manifest:
-    """Requests and limits of the worker. Requests default small for each rank, limits to none but the accelerator's.
+    """Requests and limits of a pod's worker. Requests default small for each rank, limits to the accelerator's alone.
 
     A request is left out where the spec names a limit: Kubernetes takes the limit for it.
     """
-    ranks = spec.parallelism.tensor
+    ranks = spec.parallelism.tensor // spec.parallelism.nodes
     limits = {name: str(amount) for name, amount in spec.resources.limits.items()}
     requests = {name: str(amount) for name, amount in spec.resources.requests.items()}
     defaults = {"cpu": f"{_CPU_MILLI_PER_RANK * ranks}m", "memory": f"{_MEMORY_MI_PER_RANK * ranks}Mi"}

@@ -19,7 +19,15 @@ def trace_egress(tracing: Tracing | None) -> list[Manifest]:
     """The collector's name and port. Rules of a NetworkPolicy."""
     if tracing is None:
         return []
-    names: Manifest = {
+    collector: Manifest = {"ports": [{"protocol": "TCP", "port": tracing.port}]}
+    if tracing.namespace_labels:
+        collector["to"] = [{"namespaceSelector": {"matchLabels": dict(tracing.namespace_labels)}}]
+    return [dns_egress(), collector]
+
+
+def dns_egress() -> Manifest:
+    """The cluster's own name service. A rule of a NetworkPolicy."""
+    return {
         "to": [
             {
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
@@ -28,7 +36,3 @@ def trace_egress(tracing: Tracing | None) -> list[Manifest]:
         ],
         "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
     }
-    collector: Manifest = {"ports": [{"protocol": "TCP", "port": tracing.port}]}
-    if tracing.namespace_labels:
-        collector["to"] = [{"namespaceSelector": {"matchLabels": dict(tracing.namespace_labels)}}]
-    return [names, collector]

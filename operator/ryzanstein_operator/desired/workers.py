@@ -43,14 +43,20 @@ def deployment(service: InferenceService, settings: Settings) -> Manifest:
     return manifest("apps/v1", "Deployment", service, {"spec": body})
 
 
-def pod_template(service: InferenceService, settings: Settings) -> Manifest:
-    """The pods' template, labelled with the revision that it is."""
+def bare_template(service: InferenceService, settings: Settings) -> Manifest:
+    """What the pods of one and of several pods a replica share, before it bears a revision."""
     name = service.metadata.name
-    template: Manifest = {
+    return {
         "metadata": {"labels": {**names.labels(name), **names.selector(name)}},
         "spec": _pod_spec(service, settings),
     }
-    revision = _revision(template)
+
+
+def pod_template(service: InferenceService, settings: Settings) -> Manifest:
+    """The pods' template, labelled with the revision that it is."""
+    name = service.metadata.name
+    template = bare_template(service, settings)
+    revision = revision_of(template)
     template["metadata"]["labels"][names.LABEL_REVISION] = revision
     template["spec"]["topologySpreadConstraints"] = [
         {
@@ -64,7 +70,8 @@ def pod_template(service: InferenceService, settings: Settings) -> Manifest:
     return template
 
 
-def _revision(template: Manifest) -> str:
+def revision_of(template: Manifest) -> str:
+    """Names a template by what is in it."""
     text = json.dumps(template, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -11,12 +11,15 @@ import yaml
 
 from apiserver import ADMIN, ApiServer, binaries, running
 from fakeapi import wait_until
-from operator_builders import NOW, SETTINGS, desired, ready_pod, service, settled, status_in
+from operator_builders import NOW, SETTINGS, parsed, ready_pod, service, settled, status_in
 from refused_specs import ACCEPTED, REFUSED, Case
 from ryzanstein_operator.api.crd import render
-from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.cluster.resources import SERVICES, resource_of
 from ryzanstein_operator.decide.compare import differences
+from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.reconcile import reconcile
+from ryzanstein_operator.desired.children import children
+from ryzanstein_operator.desired.groups import stateful_set
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(120)]
 
@@ -137,12 +140,13 @@ def test_kubectl_applies_both_ways_scales_and_prints_columns(server: ApiServer) 
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.title)
 def test_what_was_applied_shows_no_difference(server: ApiServer, case: Case) -> None:
     """Else the operator would write the same thing for ever: every default and every normalisation is understood."""
-    live = service(case.name, **case.spec)
-    for resource in CHILDREN:
-        manifest = desired(live, SETTINGS)[resource.kind]
-        stored = server.apply(resource.path(TEAM, manifest["metadata"]["name"]), manifest, "ryzanstein-operator")
+    wanted = parsed(service(case.name, **case.spec))
+    several = wanted.spec.parallelism.nodes > 1
+    for manifest in (*children(wanted, SETTINGS), *([stateful_set(wanted, SETTINGS, 0)] if several else [])):
+        path = resource_of(Ref.of(manifest)).path(TEAM, manifest["metadata"]["name"])
+        stored = server.apply(path, manifest, "ryzanstein-operator")
         assert list(differences(stored, manifest)) == []
-        server.request("DELETE", resource.path(TEAM, manifest["metadata"]["name"]))
+        server.request("DELETE", path)
 
 
 def test_a_status_as_we_set_it_is_taken_whole(server: ApiServer) -> None:

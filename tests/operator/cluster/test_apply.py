@@ -1,6 +1,9 @@
 """A Plan is carried out whole or as far as it can be, by the leader alone, on the very objects it was decided on."""
 
+import base64
+
 import pytest
+from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
 from ryzanstein_operator.cluster import client
@@ -8,9 +11,9 @@ from ryzanstein_operator.cluster.apply import Executor, NotLeadingError
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.observe import Cache
-from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.cluster.resources import SERVICES, resource_of
 from ryzanstein_operator.decide.observed import Ref
-from ryzanstein_operator.decide.plan import Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.decide.plan import Apply, CreateKey, Delete, EmitEvent, PatchStatus, Plan
 from ryzanstein_operator.telemetry import Metrics
 
 ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "team", "name": "chat"}}
@@ -50,7 +53,8 @@ def world(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> World:
 async def test_a_write_is_in_the_picture_at_once(fake_api: FakeApi, world: World) -> None:
     outcome = await world.executor.execute(Plan((Apply(ACCOUNT, None, "missing"),)), None)
     assert (outcome.refused, outcome.again) == ({}, "")
-    assert fake_api.get("ServiceAccount", "team", "chat") == world.cache.get(CHILDREN[2], "team", "chat")
+    accounts = resource_of(Ref.of(ACCOUNT))
+    assert fake_api.get("ServiceAccount", "team", "chat") == world.cache.get(accounts, "team", "chat")
     assert world.writes("ServiceAccount", "apply") == 1
 
 
@@ -161,3 +165,41 @@ def test_the_manifest_of_a_plan_is_not_changed_by_its_uid() -> None:
     before: Manifest = {"metadata": {"name": "chat"}}
     assert _with_uid(before, "u")["metadata"] == {"name": "chat", "uid": "u"}
     assert before == {"metadata": {"name": "chat"}}
+
+
+KEY = {"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "team", "name": "chat-group-key"}}
+
+
+async def test_a_key_is_random_and_one_that_is_there_is_left_as_it_is(fake_api: FakeApi, world: World) -> None:
+    plan = Plan((CreateKey(KEY, "a group is made"),))
+    assert (await world.executor.execute(plan, None)).refused == {}
+    (made,) = fake_api.all("Secret")
+    assert len(bytes.fromhex(base64.b64decode(made["data"]["key"]).decode())) == 32
+    outcome = await world.executor.execute(plan, None)
+    assert (outcome.refused, outcome.again) == ({}, "")
+    assert fake_api.all("Secret") == [made]
+    assert world.writes("Secret", "create") == 1
+    fake_api.delete("Secret", "team", "chat-group-key")
+    await world.executor.execute(plan, None)
+    assert fake_api.all("Secret")[0]["data"] != made["data"]
+    assert made["data"]["key"] not in str(plan.details)
+
+
+async def test_a_key_that_may_not_be_made_is_told(fake_api: FakeApi, world: World) -> None:
+    fake_api.faults.append(refuse("POST", "/secrets", 403, "secrets is forbidden"))
+    outcome = await world.executor.execute(Plan((CreateKey(KEY, "a group is made"),)), None)
+    assert outcome.refused == {Ref.of(KEY): "secrets is forbidden"}
+
+
+async def test_an_object_on_its_way_out_is_in_the_picture_as_such(fake_api: FakeApi, world: World) -> None:
+    live = fake_api.put(ACCOUNT)
+    world.cache.put(live)
+    leaving = {**live, "metadata": {**live["metadata"], "resourceVersion": "99", "deletionTimestamp": "now"}}
+
+    def waits(request: web.Request) -> web.Response | None:
+        return web.json_response(leaving) if request.method == "DELETE" else None
+
+    fake_api.faults.append(waits)
+    delete = Delete(Ref.of(ACCOUNT), live["metadata"]["uid"], "it is withdrawn", foreground=True)
+    await world.executor.execute(Plan((delete,)), None)
+    assert world.cache.get(resource_of(Ref.of(ACCOUNT)), "team", "chat") == leaving

@@ -6,7 +6,8 @@ from fakeapi import FakeApi, Manifest, refuse
 from ryzanstein_operator.cluster import observe
 from ryzanstein_operator.cluster.client import ApiError, Cluster
 from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of, selectors
-from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, PODS, ROUTES, SERVICES
+from ryzanstein_operator.cluster.resources import LEASES, PODS, ROUTES, SERVICES
+from ryzanstein_operator.desired import names
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
 
@@ -117,7 +118,31 @@ async def test_a_stranger_that_bears_our_name_is_observed(
     observed = await observer.observe(CHAT, {})
     assert observed is not None
     assert [child["metadata"]["name"] for child in observed.children] == ["chat-workers"]
-    assert len([call for call in fake_api.calls if call.path.endswith(("/chat", "/chat-workers"))]) == len(CHILDREN)
+    read = [call for call in fake_api.calls if call.path.endswith(("/chat", "/chat-workers"))]
+    assert len(read) == len(names.CHILD_KINDS)
+
+
+async def test_of_a_service_of_groups_other_names_are_looked_up(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    several = {"parallelism": {"tensor": 2, "nodes": 2}, "model": {"uri": "demo://"}}
+    fake_api.put(a_service("chat") | {"spec": several})
+    observer = Observer(cluster, Cache(), settings)
+    await observer.refresh()
+    await observer.observe(CHAT, {})
+    read = {tuple(call.path.split("/")[-2:]) for call in fake_api.calls if "/team/" in call.path}
+    assert ("services", "chat-group") in read
+    assert ("deployments", "chat") not in read
+
+
+def test_an_object_that_has_gone_is_not_brought_back_by_a_late_answer() -> None:
+    cache = Cache()
+    cache.put(a_pod("a", 1))
+    assert cache.renew(a_pod("a", 2))
+    assert not cache.renew(a_pod("a", 3, uid="another"))
+    cache.drop(a_pod("a", 4))
+    assert not cache.renew(a_pod("a", 4))
+    assert cache.all(PODS) == ()
 
 
 async def test_a_kind_that_may_not_be_listed_is_named(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:

@@ -6,13 +6,14 @@ from ryzanstein_operator.desired import names
 
 def test_the_operator_asks_for_nothing_dangerous() -> None:
     rules = role_rules()
-    assert not {"secrets", "pods/exec", "roles", "rolebindings", "nodes", "*"} & {rule.resource for rule in rules}
+    assert not {"pods/exec", "roles", "rolebindings", "nodes", "*"} & {rule.resource for rule in rules}
     assert not {"deletecollection", "escalate", "bind", "impersonate", "*"} & {v for rule in rules for v in rule.verbs}
+    assert [rule.verbs for rule in rules if rule.resource == "secrets"] == [("create",)]
 
 
 def test_every_kind_of_child_can_be_carried_out() -> None:
     known = {(resource.api_version, resource.kind): resource for resource in ALL}
-    for kind in names.CHILD_KINDS:
+    for kind in (*names.CHILD_KINDS, names.GROUP_KIND):
         assert {"create", "patch", "delete"} <= set(known[kind].verbs)
 
 

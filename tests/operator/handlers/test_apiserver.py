@@ -18,6 +18,7 @@ from fakeapi import wait_until
 from operator_process import OperatorProcess
 from ryzanstein_operator.api.crd import render
 from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, SERVICES, role_rules
+from ryzanstein_operator.desired.names import CHILD_KINDS
 from tcpproxy import TcpProxy
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
@@ -98,7 +99,7 @@ def children(server: ApiServer, name: str = "") -> list[Manifest]:
 
 def whole(server: ApiServer, name: str = "chat") -> bool:
     service = server.get(SERVICES.path(TEAM, name))
-    return len(children(server, name)) == len(CHILDREN) and "conditions" in service.get("status", {})
+    return len(children(server, name)) == len(CHILD_KINDS) and "conditions" in service.get("status", {})
 
 
 def image(server: ApiServer) -> str:
@@ -178,7 +179,7 @@ def test_an_operator_that_is_killed_again_and_again_converges(
     last = start()
     wait_until(lambda: whole(server), 60, "the children")
     settled(last)
-    assert len(children(server)) == len(CHILDREN)
+    assert len(children(server)) == len(CHILD_KINDS)
 
 
 def test_only_the_leader_writes_and_a_standby_follows_within_three_seconds(

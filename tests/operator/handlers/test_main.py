@@ -12,7 +12,8 @@ from fakeapi import FakeApi, wait_until
 from operator_process import OperatorProcess
 from ryzanstein_operator import logs
 from ryzanstein_operator.__main__ import main
-from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.desired.names import CHILD_KINDS, child_name
 
 
 @pytest.fixture
@@ -42,8 +43,7 @@ def a_service(name: str) -> dict[str, object]:
 
 
 def has_children(api: FakeApi, name: str) -> bool:
-    names = [(r.kind, f"{name}-workers" if r.kind == "Service" else name) for r in CHILDREN]
-    return all(api.get(kind, "team", child) for kind, child in names)
+    return all(api.get(kind, "team", child_name(kind, name)) for _, kind in CHILD_KINDS)
 
 
 def test_one_of_two_leads_and_the_other_takes_over_when_it_ends(

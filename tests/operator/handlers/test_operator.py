@@ -11,7 +11,8 @@ from fakeapi import FakeApi, Manifest, refuse
 from ryzanstein_operator.cluster import heartbeat
 from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
-from ryzanstein_operator.cluster.resources import CHILDREN, SERVICES
+from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.desired.names import CHILD_KINDS, child_name
 from ryzanstein_operator.handlers import loop as loop_module
 from ryzanstein_operator.handlers import queue as queue_module
 from ryzanstein_operator.handlers import run
@@ -64,7 +65,7 @@ async def until_quiet(api: FakeApi, seconds: float = 0.6) -> int:
 
 
 def children(api: FakeApi, name: str = "chat") -> list[Manifest]:
-    found = [api.get(r.kind, "team", f"{name}-workers" if r.kind == "Service" else name) for r in CHILDREN]
+    found = [api.get(kind, "team", child_name(kind, name)) for _, kind in CHILD_KINDS]
     return [child for child in found if child]
 
 
@@ -78,9 +79,9 @@ async def test_a_service_gets_its_children_and_a_status_and_then_all_is_quiet(
 ) -> None:
     async with running(cluster, settings) as operator:
         uid = fake_api.put(a_service())["metadata"]["uid"]
-        await until(lambda: len(children(fake_api)) == len(CHILDREN) and conditions(fake_api))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS) and conditions(fake_api))
         owners = [child["metadata"]["ownerReferences"][0]["uid"] for child in children(fake_api)]
-        assert owners == [uid] * len(CHILDREN)
+        assert owners == [uid] * len(CHILD_KINDS)
         await until(lambda: fake_api.get("ConfigMap", "release", "ryzanstein-routes"))
         written = await until_quiet(fake_api)
         service = fake_api.get(SERVICES.kind, "team", "chat")
@@ -95,7 +96,7 @@ async def test_a_service_gets_its_children_and_a_status_and_then_all_is_quiet(
 async def test_a_hand_edited_child_is_put_back(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
     async with running(cluster, settings):
         fake_api.put(a_service())
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
         await until_quiet(fake_api)
         deployment = fake_api.get("Deployment", "team", "chat")
         assert deployment is not None
@@ -117,11 +118,11 @@ async def test_what_was_deleted_while_the_watch_was_broken_is_made_again(
 ) -> None:
     async with running(cluster, settings):
         fake_api.put(a_service())
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
         await until_quiet(fake_api)
         fake_api.delete("Deployment", "team", "chat", unseen=True)
         fake_api.break_watches()
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
 
 
 async def test_a_deleted_service_leaves_nothing_and_makes_no_noise(
@@ -129,7 +130,7 @@ async def test_a_deleted_service_leaves_nothing_and_makes_no_noise(
 ) -> None:
     async with running(cluster, settings) as operator:
         fake_api.put(a_service())
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
         await until_quiet(fake_api)
         fake_api.delete(SERVICES.kind, "team", "chat")
         await until_quiet(fake_api)
@@ -148,7 +149,7 @@ async def test_what_is_refused_stands_in_the_status_and_does_not_spin(
         await asyncio.sleep(1.5)
         assert len([call for call in fake_api.writes() if "/deployments" in call.path]) <= 4
         fake_api.faults.clear()
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
 
 
 async def test_a_refusal_stands_in_the_status_at_once_whatever_the_backoff(
@@ -182,7 +183,7 @@ async def test_an_operator_that_dies_between_two_writes_is_taken_up_where_it_was
     before = {child["kind"]: child["metadata"]["uid"] for child in children(fake_api)}
     fake_api.faults.clear()
     async with running(cluster, settings):
-        await until(lambda: len(children(fake_api)) == len(CHILDREN) and conditions(fake_api))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS) and conditions(fake_api))
         await until_quiet(fake_api, 0.3)
     after = {child["kind"]: child["metadata"]["uid"] for child in children(fake_api)}
     assert after | before == after
@@ -221,7 +222,7 @@ async def test_a_kind_that_may_not_be_listed_keeps_it_unready_and_named(
         fake_api.put(a_service())
         assert not fake_api.writes()
         fake_api.faults.clear()
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
 
 
 async def test_a_watch_that_has_silently_died_fails_the_liveness_probe(
@@ -259,5 +260,5 @@ async def test_one_service_that_cannot_be_decided_stops_no_other(
     async with running(cluster, settings) as operator:
         fake_api.put(a_service("bad"))
         fake_api.put(a_service("chat"))
-        await until(lambda: len(children(fake_api)) == len(CHILDREN))
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
         await until(lambda: b"reconcile_errors_total 0.0" not in operator.probes.metrics())
