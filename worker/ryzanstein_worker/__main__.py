@@ -52,6 +52,10 @@ def _run(command: str, arguments: list[str]) -> int:
         parser = _Parser(prog="python -m ryzanstein_worker serve", allow_abbrev=False)
         add_serve_arguments(parser)
         config = serve_config(parser.parse_args(arguments))
+        if config.group is not None and config.group.node_rank > 0:
+            from ryzanstein_worker.server.headless import run as run_headless
+
+            return run_headless(config, config.group)
         from ryzanstein_worker.server.app import run
 
         return run(config)

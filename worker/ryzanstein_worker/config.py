@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ryzanstein_worker.contract import API_PORT, GRPC_PORT, HEALTH_PORT
+from ryzanstein_worker.contract import API_PORT, ENV_GROUP_KEY_FILE, GROUP_PORT, GRPC_PORT, HEALTH_PORT
 from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.machine import usable_cpus
 
@@ -29,6 +29,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model_dir: str
     tensor_parallel_size: int = 1
+    nnodes: int = 1  # pods of the group, each with as many ranks
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"  # auto: the checkpoint's on CUDA, float32 on CPU
     max_model_len: int | None = None  # None: what the model was made for, cut to what the KV cache holds
@@ -48,6 +49,27 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def model_path(self) -> Path:
         return Path(self.model_dir)
 
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tensor_parallel_size // self.nnodes
+
+    def node_of(self, rank: int) -> int:
+        """The place in the group of the pod that a rank lives in."""
+        return rank // self.ranks_per_node
+
+    def ranks_of(self, node_rank: int) -> range:
+        return range(node_rank * self.ranks_per_node, (node_rank + 1) * self.ranks_per_node)
+
+
+class GroupConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """This pod's place in a group of several, and how the others are met."""
+
+    node_rank: int  # 0 meets the others, serves the API and has rank 0
+    master_addr: str  # of node rank 0
+    key_file: str
+    master_port: int = GROUP_PORT
+    host: str = "127.0.0.1"  # that node rank 0 listens on; a wildcard: on the address that master_addr names
+
 
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `serve` needs: the engine's part and the server's own."""
@@ -60,6 +82,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int = GRPC_PORT
     drain_seconds: float = 120.0
     state_dir: str | None = None  # None: crashes are forgotten with the process
+    group: GroupConfig | None = None  # None: all ranks live in this pod
 
 
 def resolve_model(reference: str) -> Path:
@@ -116,8 +139,22 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state-dir", metavar="DIR", help="remembers what ran at a crash (default: in the scratch space)"
     )
+    _add_group_arguments(parser)
     parser.add_argument("--startup-timeout-seconds", type=_seconds, default=defaults.startup_timeout_seconds)
     parser.add_argument("--hang-timeout-seconds", type=_seconds, default=defaults.hang_timeout_seconds)
+
+
+def _add_group_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nnodes", type=_positive_int, default=1, metavar="N", help="pods of the group")
+    parser.add_argument("--node-rank", type=_whole, default=0, metavar="K", help="this pod's place, from 0")
+    parser.add_argument("--master-addr", metavar="HOST", help="where node rank 0 is met")
+    parser.add_argument("--master-port", type=_port, default=GROUP_PORT, metavar="P", help="(default %(default)s)")
+    parser.add_argument(
+        "--group-key-file",
+        metavar="FILE",
+        default=os.environ.get(ENV_GROUP_KEY_FILE),
+        help=f"the key that the group's pods share (default: {ENV_GROUP_KEY_FILE})",
+    )
 
 
 def serve_config(arguments: argparse.Namespace) -> ServeConfig:
@@ -128,7 +165,8 @@ def serve_config(arguments: argparse.Namespace) -> ServeConfig:
         # Every running sequence decodes one token a step, so a smaller budget would starve some for ever.
         raise ConfigError(f"--max-num-batched-tokens {batched} must be at least --max-num-seqs {seqs}.")
     fields = {name: getattr(arguments, name) for name in EngineConfig.__struct_fields__ if hasattr(arguments, name)}
-    ranks = arguments.tensor_parallel_size
+    group = _group_config(arguments)
+    ranks = arguments.tensor_parallel_size // arguments.nnodes
     engine = EngineConfig(**fields, model_dir=str(directory), threads_per_rank=max(1, usable_cpus() // ranks))
     default_name = "demo" if directory == DEMO_MODEL_DIR else directory.resolve().name
     return ServeConfig(
@@ -140,12 +178,41 @@ def serve_config(arguments: argparse.Namespace) -> ServeConfig:
         grpc_port=arguments.grpc_port,
         drain_seconds=arguments.drain_seconds,
         state_dir=arguments.state_dir or default_state_dir(arguments.port),
+        group=group,
+    )
+
+
+def _group_config(arguments: argparse.Namespace) -> GroupConfig | None:
+    """None for a group of one pod. Raises ConfigError."""
+    nodes, place, ranks = arguments.nnodes, arguments.node_rank, arguments.tensor_parallel_size
+    if place >= nodes:
+        raise ConfigError(f"--node-rank {place} is not in a group of --nnodes {nodes}; the first is 0.")
+    if ranks % nodes:
+        raise ConfigError(f"--tensor-parallel-size {ranks} cannot be spread evenly over --nnodes {nodes}.")
+    if nodes == 1:
+        return None
+    if not arguments.master_addr:
+        raise ConfigError(f"--nnodes {nodes} needs --master-addr: where node rank 0 is met.")
+    if not arguments.group_key_file:
+        raise ConfigError(f"--nnodes {nodes} needs --group-key-file (or {ENV_GROUP_KEY_FILE}): the group's key.")
+    return GroupConfig(
+        node_rank=place,
+        master_addr=arguments.master_addr,
+        master_port=arguments.master_port,
+        key_file=arguments.group_key_file,
+        host=arguments.host,
     )
 
 
 def _positive_int(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**48:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 

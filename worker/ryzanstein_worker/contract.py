@@ -75,10 +75,13 @@ CONTENT_TYPE_RESUME: Final = "application/vnd.ryzanstein.resume+json"
 # --- Environment, for what is not an argument -----------------------------------------------------
 ENV_LOG_LEVEL: Final = "RYZANSTEIN_LOG_LEVEL"
 ENV_TERMINATION_LOG: Final = "RYZANSTEIN_TERMINATION_LOG"
-"""Where a worker that cannot start writes the one sentence that says why; the operator repeats it in the status."""
+"""Where a worker that cannot start or go on writes the one sentence that says why; the operator repeats it in the
+status."""
 TERMINATION_LOG: Final = "/dev/termination-log"
 ENV_GROUP_KEY_FILE: Final = "RYZANSTEIN_GROUP_KEY_FILE"
 """The file with the key that the pods of one group share; a mounted Secret."""
+ENV_REVISION: Final = "RYZANSTEIN_REVISION"
+"""Of the pod's template, where set: pods of different revisions are never one group."""
 ENV_HUB_ENDPOINT: Final = "HF_ENDPOINT"
 ENV_HUB_TOKEN: Final = "HF_TOKEN"
 

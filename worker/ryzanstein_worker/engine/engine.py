@@ -9,10 +9,11 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from ryzanstein_worker.config import EngineConfig
-from ryzanstein_worker.engine.executor import Executor, RankLink
+from ryzanstein_worker.config import EngineConfig, GroupConfig
+from ryzanstein_worker.engine.executor import Executor, RemoteLink
 from ryzanstein_worker.engine.frames import Begin, FromRank, Loaded, Ready, Refused, StepReport
 from ryzanstein_worker.engine.heartbeat import RankState
+from ryzanstein_worker.engine.local import RankLink
 from ryzanstein_worker.engine.request import Abort, AddRequest, TokenOutput
 from ryzanstein_worker.engine.status import (
     EngineBusyError,
@@ -51,9 +52,10 @@ class Engine:
         self._reader = asyncio.create_task(self._read_reports(), name="engine reports")
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> "Engine":
-        """Spawn the ranks, load, warm up. Raises ConfigError, GroupLostError; nothing is left behind then."""
-        executor = await Executor.start(config)
+    async def start(cls, config: EngineConfig, group: GroupConfig | None = None) -> "Engine":
+        """Meet the other pods of the group, spawn the ranks, load, warm up. Raises ConfigError, GroupLostError; nothing
+        is left behind then."""
+        executor = await Executor.start(config, group)
         try:
             loaded = await _from_each(executor, Loaded)
             blocks = min(message.num_kv_blocks for message in loaded)
@@ -116,13 +118,14 @@ class Engine:
     def abort(self, request_id: str) -> None:
         """End a request; its stream gets a last output with finish_reason "abort". Unknown ids are fine."""
         if self._lost is None:
-            self._executor.links[0].post(Abort(request_id=request_id))
+            self._executor.leader.post(Abort(request_id=request_id))
 
     def health(self) -> EngineHealth:
-        """From shared memory alone: may be called from any thread, and answers while the event loop is busy."""
+        """From shared memory alone: may be called from any thread, and answers while the event loop is busy. Ranks of
+        other pods are in it as those pods tell, and grow old where they do not."""
         slots = self._executor.slots
         ranks = tuple(
-            RankHealth(rank=rank, state=state.name.lower(), age_seconds=age, beats=beats)
+            RankHealth(rank, state.name.lower(), age, beats, node_rank=self._config.node_of(rank))
             for rank in range(slots.size)
             for age, beats, state in [slots.read(rank)]
         )
@@ -141,6 +144,16 @@ class Engine:
         assert self._lost is not None
         return self._lost
 
+    async def wait_leaving(self) -> None:
+        """Returns when another pod of the group was told to stop: the whole group should drain. Else never."""
+        crew = self._executor.crew
+        await (crew.leaving if crew is not None else asyncio.Event()).wait()
+
+    async def wait_hurry(self) -> None:
+        """Returns when it was told twice. Else never."""
+        crew = self._executor.crew
+        await (crew.hurry if crew is not None else asyncio.Event()).wait()
+
     async def stop(self) -> None:
         """End every request with GroupLostError and the ranks with them. May be called twice."""
         self._end(_STOPPED)
@@ -150,7 +163,7 @@ class Engine:
 
     async def _send(self, request: AddRequest) -> None:
         try:
-            await self._executor.links[0].send(request)
+            await self._executor.leader.send(request)
         except ChannelClosedError:
             raise GroupLostError(await self.wait_lost()) from None
 
@@ -159,7 +172,7 @@ class Engine:
         closes it as well: a group that nobody reads would live on and answer nobody."""
         try:
             while True:
-                report = await self._executor.links[0].receive()
+                report = await self._executor.leader.receive()
                 assert isinstance(report, StepReport)
                 self._stats = report.stats
                 for output in report.outputs:
@@ -168,7 +181,7 @@ class Engine:
         except ChannelClosedError as error:
             logger.info("no more reports: %s", error)
         finally:
-            self._executor.links[0].close()
+            self._executor.leader.close()
 
     def _end(self, lost: GroupLost) -> None:
         if self._lost is None:
@@ -192,7 +205,7 @@ async def _from_each(executor: Executor, kind: type[T]) -> list[T]:
     return [result for result in results if isinstance(result, kind)]
 
 
-async def _expect(link: RankLink, kind: type[T]) -> T:
+async def _expect(link: RankLink | RemoteLink, kind: type[T]) -> T:
     message: FromRank = await link.receive()
     if isinstance(message, Refused):
         raise ConfigError(message.sentence)

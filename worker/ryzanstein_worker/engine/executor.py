@@ -1,162 +1,174 @@
-"""Starts the ranks' processes and holds the parent's ends: their channels, heartbeats and supervisor.
+"""One start of the engine's ranks, wherever they live: all in this pod, or some in the other pods of a group.
 
-No multiprocessing and no pickle: a rank is a program with one JSON argument and inherited file descriptors. Call it
-from the event loop's thread: the kernel ends a rank with the *thread* that started it.
+Call it from the event loop's thread: the kernel ends a rank with the *thread* that started it.
 """
 
 import asyncio
-import os
 import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 
-import msgspec
-
-from ryzanstein_worker.config import EngineConfig
-from ryzanstein_worker.contract import ENV_HUB_TOKEN
-from ryzanstein_worker.engine.frames import FromParent, FromRank, RankLaunch
-from ryzanstein_worker.engine.heartbeat import HeartbeatMap
+from ryzanstein_worker.config import EngineConfig, GroupConfig
+from ryzanstein_worker.engine.frames import FromParent, FromRank
+from ryzanstein_worker.engine.head import Head
+from ryzanstein_worker.engine.local import LocalRanks, RankLink
+from ryzanstein_worker.engine.loop_thread import LoopThread
 from ryzanstein_worker.engine.status import GroupLost
-from ryzanstein_worker.engine.supervisor import Supervisor, kill_all
-from ryzanstein_worker.parallel.messages import Channel, ChannelClosedError, FrameCodec
+from ryzanstein_worker.engine.supervisor import Supervisor
+from ryzanstein_worker.engine.verdict import Evidence
+from ryzanstein_worker.parallel.messages import ChannelClosedError
 
-_STOP_SECONDS = 3.0
 
+class RemoteLink:
+    """The parent's end to a rank of another pod. As a RankLink, on the engine's loop."""
 
-class RankLink:
-    """The parent's end of the channel to one rank, on the event loop."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._codec: FrameCodec[FromParent, FromRank] = FrameCodec(FromRank)
-
-    @classmethod
-    async def open(cls, sock: socket.socket) -> "RankLink":
-        return cls(*await asyncio.open_connection(sock=sock))
+    def __init__(self, rank: int, crew: "Crew") -> None:
+        self._rank = rank
+        self._crew = crew
+        self._said: asyncio.Queue[FromRank | None] = asyncio.Queue()
 
     async def receive(self) -> FromRank:
-        """Raises ChannelClosedError at the end of the stream."""
-        try:
-            size = self._codec.body_size(await self._reader.readexactly(Channel.header_size))
-            return self._codec.decode(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise ChannelClosedError("the rank has gone") from error
+        """Raises ChannelClosedError once the group is lost."""
+        message = await self._said.get()
+        if message is None:
+            raise ChannelClosedError("the rank has gone")
+        return message
 
     def post(self, message: FromParent) -> None:
-        """Queue without waiting, for what is small and rare. A rank that has gone is the supervisor's business."""
-        if not self._writer.is_closing():
-            self._writer.write(self._codec.encode(message))
+        self._crew.post(self._rank, message)
 
-    async def send(self, message: FromParent) -> None:
-        """Queue, and wait while more lies queued than the socket takes. Raises ChannelClosedError, ValueError."""
-        self.post(message)
-        try:
-            await self._writer.drain()
-        except OSError as error:
-            raise ChannelClosedError("the rank has gone") from error
+    def put(self, message: FromRank | None) -> None:
+        self._said.put_nowait(message)
 
     def close(self) -> None:
-        self._writer.close()
+        """The rank ends with the group."""
+
+
+class Crew:
+    """The other pods of the group, as the executor sees them: what the head says comes on the engine's loop."""
+
+    def __init__(self, config: EngineConfig, group: GroupConfig) -> None:
+        """Raises ConfigError."""
+        self.leaving = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self.lost: asyncio.Future[GroupLost] = asyncio.get_running_loop().create_future()
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self.links = {
+            rank: RemoteLink(rank, self) for rank in range(config.ranks_per_node, config.tensor_parallel_size)
+        }
+        self.head = Head(config, group, _Herald(self))
+        self.thread = LoopThread("group")
+
+    def post(self, rank: int, message: FromParent) -> None:
+        self.thread.call(self.head.post, rank, message)
+
+    def blame(self, evidence: Evidence) -> None:
+        """From any thread."""
+        self.thread.call(self.head.blame, evidence)
+
+    async def adopt(self, local: LocalRanks) -> None:
+        async def adopt() -> None:
+            self.head.adopt(local.slots, local.stores)
+
+        await self.thread.run(adopt())
+
+    async def end(self) -> None:
+        await self.thread.run(self.head.end("the group was stopped"))
+        await self.thread.close()
+
+    def on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        """From any thread. The loop may be closed already if nobody waits any more."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def set_lost(self, lost: GroupLost) -> None:
+        if not self.lost.done():
+            self.lost.set_result(lost)
+        for link in self.links.values():
+            link.put(None)
+
+
+class _Herald:
+    """What the head tells, on its loop, brought to the engine's."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def said(self, rank: int, message: FromRank) -> None:
+        self._crew.on_loop(self._crew.links[rank].put, message)
+
+    def leaving(self, hurry: bool) -> None:
+        self._crew.on_loop(self._crew.leaving.set)
+        if hurry:
+            self._crew.on_loop(self._crew.hurry.set)
+
+    def lost(self, lost: GroupLost) -> None:
+        self._crew.on_loop(self._crew.set_lost, lost)
 
 
 class Executor:
-    """One start of the group. `lost` is set once, when it has ended by itself."""
+    """One start of the group. `lost` is set once, when it has ended by itself; this pod's ranks have ended then."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        processes: list[subprocess.Popen[bytes]],
-        links: list[RankLink],
-        slots: HeartbeatMap,
-        directory: Path,
-        epoch: str,
-    ) -> None:
+    def __init__(self, config: EngineConfig, local: LocalRanks, epoch: str, crew: Crew | None) -> None:
         self.epoch = epoch
-        self.processes = processes
-        self.links = links
-        self.slots = slots
+        self.slots = local.slots
+        self.leader = local.links[0]  # rank 0, which takes the requests and reports
+        self.links: list[RankLink | RemoteLink] = [*local.links, *(crew.links.values() if crew is not None else ())]
+        self.crew = crew
         self.lost: asyncio.Future[GroupLost] = asyncio.get_running_loop().create_future()
-        self._directory = directory
-        self._supervisor = Supervisor(processes, slots, config, self._on_lost)
+        self._loop = asyncio.get_running_loop()
+        self._local = local
+        self._supervisor = Supervisor(local.processes, local.slots, config, self._on_evidence)
         self._supervisor.start()
+        self._ending = asyncio.create_task(self._end_with(crew)) if crew is not None else None
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> "Executor":
-        """Spawn all ranks; returns at once, before they have loaded."""
-        size = config.tensor_parallel_size
-        directory = Path(tempfile.mkdtemp(prefix="ryzanstein-"))
-        heartbeat_fd = HeartbeatMap.create(size)
-        slots = HeartbeatMap(heartbeat_fd, size)
-        parents = [socket.socketpair() for _ in range(size)]
-        peers = [socket.socketpair() for _ in range(size - 1)]
-        epoch = secrets.token_hex(8)
-        processes: list[subprocess.Popen[bytes]] = []
+    async def start(cls, config: EngineConfig, group: GroupConfig | None = None) -> "Executor":
+        """Spawn all ranks of this pod, once the others of the group have come; returns before they have loaded.
+
+        Raises ConfigError, GroupLostError.
+        """
+        if group is None:
+            epoch = secrets.token_hex(8)
+            return cls(config, await LocalRanks.start(config, epoch), epoch, None)
+        crew = Crew(config, group)
         try:
-            for rank in range(size):
-                ends = [pair[0] for pair in peers] if rank == 0 else [peers[rank - 1][1]]
-                launch = RankLaunch(
-                    config=config,
-                    rank=rank,
-                    epoch=epoch,
-                    parent_pid=os.getpid(),
-                    store_path=str(directory / "store"),
-                    heartbeat_fd=heartbeat_fd,
-                    parent_fd=parents[rank][1].fileno(),
-                    peer_fds=[end.fileno() for end in ends],
-                )
-                processes.append(_spawn(launch))
-            links = [await RankLink.open(pair[0]) for pair in parents]
+            network = await crew.thread.run(crew.head.gather())
+            local = await LocalRanks.start(config, crew.head.epoch, network=network)
         except BaseException:
-            kill_all(processes)
-            shutil.rmtree(directory, ignore_errors=True)
+            await crew.end()
             raise
-        finally:
-            # The ranks' ends live in the ranks alone from here on, so that a rank's death ends its streams.
-            os.close(heartbeat_fd)
-            for sock in [*(pair[1] for pair in parents), *(end for pair in peers for end in pair)]:
-                sock.close()
-        return cls(config, processes, links, slots, directory, epoch)
+        executor = cls(config, local, crew.head.epoch, crew)
+        try:
+            await crew.adopt(local)
+        except BaseException:
+            await executor.stop()
+            raise
+        return executor
 
     async def stop(self) -> None:
-        """Tell the ranks to go by closing their channels; kill what is still there after three seconds."""
+        """End the ranks, of every pod: those of this one by closing their channels, which ends the others' too."""
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.gather(self._ending, return_exceptions=True)
         await asyncio.to_thread(self._supervisor.stop)
-        for link in self.links:
-            link.close()
-        deadline = asyncio.get_running_loop().time() + _STOP_SECONDS
-        while any(process.poll() is None for process in self.processes):
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(kill_all, self.processes)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        ends = [self._local.stop()] if self.crew is None else [self.crew.end(), self._local.stop()]
+        await asyncio.gather(*ends)
 
-    def _on_lost(self, lost: GroupLost) -> None:
-        """From the supervisor's thread. The loop may be closed already if nobody waits any more."""
-        loop = self.lost.get_loop()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._set_lost, lost)
+    def _on_evidence(self, evidence: Evidence) -> None:
+        """From the supervisor's thread: this pod's ranks have ended."""
+        if self.crew is not None:
+            self.crew.blame(evidence)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._set_lost, evidence.lost)
+
+    async def _end_with(self, crew: Crew) -> None:
+        """What other pods lose ends this one's ranks as well."""
+        lost = await crew.lost
+        await asyncio.to_thread(self._supervisor.stop)
+        await self._local.kill()
+        self._set_lost(lost)
 
     def _set_lost(self, lost: GroupLost) -> None:
         if not self.lost.done():
             self.lost.set_result(lost)
-
-
-def _spawn(launch: RankLaunch) -> subprocess.Popen[bytes]:
-    threads = str(launch.config.threads_per_rank)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != ENV_HUB_TOKEN},  # no rank needs the secret
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "ryzanstein_worker.engine.rank", msgspec.json.encode(launch).decode()],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[launch.heartbeat_fd, launch.parent_fd, *launch.peer_fds],
-        env=environment,
-    )

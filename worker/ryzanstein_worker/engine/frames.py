@@ -10,6 +10,7 @@ import msgspec
 from ryzanstein_worker.config import EngineConfig
 from ryzanstein_worker.engine.request import Abort, AddRequest, TokenOutput
 from ryzanstein_worker.engine.status import EngineStats, ModelInfo
+from ryzanstein_worker.parallel.seal import Seal
 
 
 class RankLaunch(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,15 @@ class RankLaunch(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_fd: int
     parent_fd: int
     peer_fds: list[int]  # rank 0: one for each other rank; others: the one to rank 0
+    seals_fd: int | None = None  # holds a PeerSeals; None: every peer is of this pod
+    store_fd: int | None = None  # to the group's table; None: every peer is of this pod
+    interface: str = "lo"  # of the network that the group's pods share
+
+
+class PeerSeals(msgspec.Struct, frozen=True, kw_only=True):
+    """The seals of `RankLaunch.peer_fds`, None for a peer of this pod. Through memory, for arguments can be read."""
+
+    seals: list[Seal | None]
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):

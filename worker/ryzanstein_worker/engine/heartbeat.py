@@ -1,4 +1,5 @@
-"""Signs of life in shared memory: one slot a rank, written by it, read by the parent without asking anyone.
+"""Signs of life in shared memory: one slot a rank, written by it, read by the parent without asking anyone. Slots of
+ranks in other pods are written by the parent, as those pods tell.
 
 A slot is eight words of eight bytes, a cache line: CLOCK_MONOTONIC in nanoseconds (one clock for all processes of a
 machine), a count of beats, the state, then the load of rank 0's scheduler: running, waiting, millionths of the KV
@@ -47,6 +48,13 @@ class HeartbeatMap:
         at = rank * _WORDS
         self._words[at] = time.monotonic_ns()
         self._words[at + 1] += 1
+        self._words[at + 2] = state
+
+    def mirror(self, rank: int, age_seconds: float, beats: int, state: RankState) -> None:
+        """Enter what another machine's map said of `rank` a moment ago; its clock is not ours, an age is."""
+        at = rank * _WORDS
+        self._words[at] = max(0, time.monotonic_ns() - round(age_seconds * 1e9))
+        self._words[at + 1] = beats
         self._words[at + 2] = state
 
     def read(self, rank: int) -> tuple[float, int, RankState]:

@@ -19,18 +19,19 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def pick_device(config: EngineConfig, rank: int) -> torch.device:
-    """Raises ConfigError where CUDA is asked for and missing, or has fewer devices than ranks."""
+    """Raises ConfigError where CUDA is asked for and missing, or has fewer devices than this pod has ranks."""
     has_cuda = config.device != "cpu" and torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise ConfigError("--device cuda: this machine has no usable CUDA device.")
     if not has_cuda:
         return torch.device("cpu")
-    if torch.cuda.device_count() < config.tensor_parallel_size:
+    if torch.cuda.device_count() < config.ranks_per_node:
+        over = f" over --nnodes {config.nnodes}" if config.nnodes > 1 else ""
         raise ConfigError(
-            f"--tensor-parallel-size {config.tensor_parallel_size} needs as many GPUs; "
+            f"--tensor-parallel-size {config.tensor_parallel_size}{over} needs {config.ranks_per_node} GPUs here; "
             f"{torch.cuda.device_count()} can be seen."
         )
-    return torch.device("cuda", rank)
+    return torch.device("cuda", rank % config.ranks_per_node)
 
 
 def pick_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
@@ -55,7 +56,7 @@ def pick_batched_tokens(config: EngineConfig, device: torch.device) -> int:
 def cpu_kv_bytes(config: EngineConfig) -> int:
     """Bytes for this rank's KV cache on CPU, unless blocks are given by number."""
     share = int(available_memory() * _CPU_KV_SHARE)
-    return config.kv_cache_memory_bytes or min(_CPU_KV_BYTES, share) // config.tensor_parallel_size
+    return config.kv_cache_memory_bytes or min(_CPU_KV_BYTES, share) // config.ranks_per_node
 
 
 def cuda_kv_bytes(config: EngineConfig, peak_bytes: int, device: torch.device) -> int:

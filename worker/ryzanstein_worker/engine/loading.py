@@ -3,6 +3,7 @@
 Raises ConfigError (or ModelError, which is one) for what only the user can mend.
 """
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,10 @@ from ryzanstein_worker.model.config import ModelConfig, load_config
 from ryzanstein_worker.model.decoder import Decoder
 from ryzanstein_worker.model.kv_cache import KVCache, bytes_per_block
 from ryzanstein_worker.model.loader import load_model
-from ryzanstein_worker.parallel.group import Group
+from ryzanstein_worker.parallel.group import Across, Group
+from ryzanstein_worker.parallel.keyvalue import Answer, Ask
+from ryzanstein_worker.parallel.messages import Channel, FrameCodec
+from ryzanstein_worker.parallel.store import ChannelStore
 
 _CPU_WARM_UP_TOKENS = 32  # enough to touch every weight and kernel; CPU memory is not profiled
 
@@ -113,13 +117,15 @@ def load_rank(launch: RankLaunch, *, on_progress: Callable[[], None]) -> LoadedR
     model = load_config(config.model_path)
     device = pick_device(config, launch.rank)
     max_model_len = pick_max_model_len(config, model)
+    # Far beyond the hang timeout: the supervisor is who judges, by heartbeats, and names the culprit.
+    timeout_seconds = config.startup_timeout_seconds + 6 * config.hang_timeout_seconds
     group = Group.join(
         launch.rank,
         config.tensor_parallel_size,
         store_path=Path(launch.store_path),
         device=device,
-        # Far beyond the hang timeout: the supervisor is who judges, by heartbeats, and names the culprit.
-        timeout_seconds=config.startup_timeout_seconds + 6 * config.hang_timeout_seconds,
+        timeout_seconds=timeout_seconds,
+        across=_across(launch, timeout_seconds),
     )
     on_progress()
     decoder = load_model(
@@ -136,6 +142,15 @@ def load_rank(launch: RankLaunch, *, on_progress: Callable[[], None]) -> LoadedR
     )
     loaded.num_kv_blocks = loaded.count_blocks()
     return loaded
+
+
+def _across(launch: RankLaunch, timeout_seconds: float) -> Across | None:
+    """The way to the ranks of other pods, where there are any."""
+    if launch.store_fd is None:
+        return None
+    codec: FrameCodec[Ask, Answer] = FrameCodec(Answer)
+    channel = Channel(socket.socket(fileno=launch.store_fd), codec, on_wait=lambda: None, tick=1.0)
+    return Across(ChannelStore(channel, timeout_seconds), launch.interface)
 
 
 def _largest_step(tokens: int, max_model_len: int, max_num_seqs: int) -> list[int]:

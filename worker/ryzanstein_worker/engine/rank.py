@@ -17,7 +17,17 @@ import torch
 
 from ryzanstein_worker.contract import EXIT_CONFIG
 from ryzanstein_worker.engine.follower import DivergedError, Follower
-from ryzanstein_worker.engine.frames import Begin, FromParent, FromRank, Loaded, RankLaunch, Ready, Refused, StepFrame
+from ryzanstein_worker.engine.frames import (
+    Begin,
+    FromParent,
+    FromRank,
+    Loaded,
+    PeerSeals,
+    RankLaunch,
+    Ready,
+    Refused,
+    StepFrame,
+)
 from ryzanstein_worker.engine.heartbeat import HeartbeatMap, RankState
 from ryzanstein_worker.engine.inbox import Inbox
 from ryzanstein_worker.engine.leader import Leader
@@ -29,6 +39,7 @@ from ryzanstein_worker.engine.status import EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, E
 from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.parallel.group import PeerLostError
 from ryzanstein_worker.parallel.messages import MAX_FRAME_BYTES, Channel, ChannelClosedError, FrameCodec
+from ryzanstein_worker.parallel.seal import Seal, SealedCodec
 from ryzanstein_worker.telemetry.logs import configure_logging
 
 logger = logging.getLogger("ryzanstein_worker.engine.rank")  # __name__ would be "__main__"
@@ -49,7 +60,7 @@ class RankProcess:
         self._to_parent = Channel(parent, codec, on_wait=partial(self._beat, RankState.IDLE), tick=self._tick)
         # Read by a thread of its own, whose waiting says nothing about this rank's loop: no beat.
         self._from_parent = Channel(parent.dup(), codec, on_wait=_nothing, tick=self._tick)
-        self._peers = [self._peer(fd) for fd in launch.peer_fds]
+        self._peers = [self._peer(fd, seal) for fd, seal in zip(launch.peer_fds, _seals(launch), strict=True)]
 
     def run(self) -> None:
         """Load, meet the others, serve until the parent goes. Raises what ended it."""
@@ -91,10 +102,21 @@ class RankProcess:
     def _beat(self, state: RankState) -> None:
         self._slots.beat(self.launch.rank, state)
 
-    def _peer(self, fd: int) -> Channel[StepFrame, StepFrame]:
+    def _peer(self, fd: int, seal: Seal | None) -> Channel[StepFrame, StepFrame]:
         # A frame holds what several of the parent's frames brought.
-        codec: FrameCodec[StepFrame, StepFrame] = FrameCodec(StepFrame, max_bytes=4 * MAX_FRAME_BYTES)
+        limit = 4 * MAX_FRAME_BYTES
+        codec: FrameCodec[StepFrame, StepFrame] = (
+            FrameCodec(StepFrame, max_bytes=limit) if seal is None else SealedCodec(StepFrame, seal, max_bytes=limit)
+        )
         return Channel(socket.socket(fileno=fd), codec, on_wait=partial(self._beat, RankState.IDLE), tick=self._tick)
+
+
+def _seals(launch: RankLaunch) -> list[Seal | None]:
+    """Read once, then gone."""
+    if launch.seals_fd is None:
+        return [None] * len(launch.peer_fds)
+    with open(launch.seals_fd, "rb") as file:
+        return msgspec.msgpack.decode(file.read(), type=PeerSeals).seals
 
 
 def main(argument: str) -> int:

@@ -1,4 +1,4 @@
-"""Watches the ranks' processes and heartbeats from the parent; ends the whole group when one is dead or frozen.
+"""Watches the processes and heartbeats of this pod's ranks from the parent; ends them all when one is dead or frozen.
 
 A thread, so that a busy event loop cannot delay it. Judges by progress, never by how long a request takes: a long
 prefill beats at every layer.
@@ -15,7 +15,8 @@ from pathlib import Path
 from ryzanstein_worker.config import EngineConfig
 from ryzanstein_worker.contract import EXIT_CONFIG
 from ryzanstein_worker.engine.heartbeat import HeartbeatMap, RankState
-from ryzanstein_worker.engine.status import EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_PEER_LOST, GroupLost
+from ryzanstein_worker.engine.status import EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_PEER_LOST
+from ryzanstein_worker.engine.verdict import Blame, Evidence
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +34,24 @@ _STOPPED_STATES = "Tt"  # of /proc/PID/stat: stopped by a signal or a debugger
 
 
 class Supervisor(threading.Thread):
-    """`on_lost` is called once, from this thread, after every rank has ended."""
+    """`on_lost` is called once, from this thread, after every rank of the pod has ended: with what is known here, which
+    in a group of several pods is not all."""
 
     def __init__(
         self,
         processes: list[subprocess.Popen[bytes]],
         slots: HeartbeatMap,
         config: EngineConfig,
-        on_lost: Callable[[GroupLost], None],
+        on_lost: Callable[[Evidence], None],
+        *,
+        node_rank: int = 0,
     ) -> None:
         super().__init__(name="supervisor", daemon=True)
         self._processes = processes
         self._slots = slots
         self._config = config
+        self._node_rank = node_rank
+        self._first = config.ranks_of(node_rank).start
         self._on_lost = on_lost
         self._stopping = threading.Event()
         self._beats = [0] * len(processes)
@@ -53,7 +59,7 @@ class Supervisor(threading.Thread):
 
     def run(self) -> None:
         seen = time.monotonic()
-        lost: GroupLost | None = None
+        lost: Evidence | None = None
         while lost is None:
             if self._stopping.wait(_TICK):
                 return
@@ -71,56 +77,69 @@ class Supervisor(threading.Thread):
     def _observe(self, elapsed: float) -> None:
         """Count for how long each rank has given no sign. If this process itself was paused, a tick counts as two at
         most: the ranks were paused too and get their time again."""
-        for rank, beats in enumerate(self._beats):
-            self._beats[rank] = self._slots.read(rank)[1]
-            self._stale[rank] = 0.0 if self._beats[rank] != beats else self._stale[rank] + min(elapsed, 2 * _TICK)
+        for place, beats in enumerate(self._beats):
+            self._beats[place] = self._read(place)[1]
+            self._stale[place] = 0.0 if self._beats[place] != beats else self._stale[place] + min(elapsed, 2 * _TICK)
 
-    def _dead(self) -> GroupLost | None:
+    def _dead(self) -> Evidence | None:
         if all(process.poll() is None for process in self._processes):
             return None
-        first = [rank for rank, process in enumerate(self._processes) if process.returncode is not None]
+        first = [place for place, process in enumerate(self._processes) if process.returncode is not None]
         time.sleep(_GRACE)
-        codes = {rank: code for rank, process in enumerate(self._processes) if (code := process.poll()) is not None}
+        codes = {place: code for place, process in enumerate(self._processes) if (code := process.poll()) is not None}
         # A rank that says it lost its peers is a witness, and one that went later may be its victim.
-        rank = min(codes, key=lambda rank: (codes[rank] == EXIT_PEER_LOST, rank not in first, codes[rank] >= 0, rank))
-        return GroupLost(rank=rank, reason=f"rank {rank} {describe_exit(codes[rank])}")
+        place = min(codes, key=lambda place: (codes[place] == EXIT_PEER_LOST, place not in first, codes[place] >= 0))
+        blame = Blame.WITNESS if codes[place] == EXIT_PEER_LOST else Blame.DIED
+        return Evidence(blame, self._first + place, f"{self._rank_name(place)} {describe_exit(codes[place])}")
 
-    def _frozen(self) -> GroupLost | None:
-        overdue = [rank for rank in range(len(self._processes)) if self._is_overdue(rank)]
-        if not overdue:
+    def _frozen(self) -> Evidence | None:
+        places = range(len(self._processes))
+        if not any(self._is_overdue(place) for place in places):
             return None
         # The ranks that wait for the frozen one in a collective are silent too: name the one that caused it.
-        silent = [rank for rank, stale in enumerate(self._stale) if stale > 2 * _TICK]
-        stopped = [rank for rank in silent if self._proc_state(rank) in _STOPPED_STATES]
-        rank = stopped[0] if stopped else max(silent, key=lambda rank: self._slots.read(rank)[0])
-        age, _, state = self._slots.read(rank)
+        silent = [place for place in places if self._stale[place] > 2 * _TICK]
+        stopped = [place for place in silent if self._proc_state(place) in _STOPPED_STATES]
+        place = stopped[0] if stopped else max(silent, key=lambda place: self._read(place)[0])
+        age, _, state = self._read(place)
         cause = "its process is stopped" if stopped else "it is the longest silent"
-        doing = state.name.lower()
-        return GroupLost(
-            rank=rank, reason=f"rank {rank} gave no sign of life for {age:.1f} s in state {doing}; {cause}"
-        )
+        reason = f"{self._rank_name(place)} gave no sign of life for {age:.1f} s in state {state.name.lower()}; {cause}"
+        return Evidence(Blame.STOPPED if stopped else Blame.SILENT, self._first + place, reason, age)
 
-    def _is_overdue(self, rank: int) -> bool:
-        loading = self._slots.read(rank)[2] == RankState.LOADING
-        if loading and self._proc_state(rank) not in _STOPPED_STATES:
-            return self._stale[rank] > self._config.startup_timeout_seconds
-        return self._stale[rank] > self._config.hang_timeout_seconds
+    def _is_overdue(self, place: int) -> bool:
+        loading = self._read(place)[2] == RankState.LOADING
+        if loading and self._proc_state(place) not in _STOPPED_STATES:
+            return self._stale[place] > self._config.startup_timeout_seconds
+        return self._stale[place] > self._config.hang_timeout_seconds
 
-    def _proc_state(self, rank: int) -> str:
-        return process_state(self._processes[rank].pid)
+    def _read(self, place: int) -> tuple[float, int, RankState]:
+        return self._slots.read(self._first + place)
 
-    def _end(self, lost: GroupLost) -> None:
+    def _rank_name(self, place: int) -> str:
+        return rank_name(self._config, self._first + place)
+
+    def _proc_state(self, place: int) -> str:
+        return process_state(self._processes[place].pid)
+
+    def _end(self, lost: Evidence) -> None:
         kill_all(self._processes)
-        logger.error(
+        place = None if lost.rank is None else lost.rank - self._first
+        # In a group of several pods the verdict is the whole group's, and told where it falls.
+        logger.log(
+            logging.ERROR if self._config.nnodes == 1 else logging.INFO,
             "the group of ranks is lost: %s",
             lost.reason,
             extra={
                 "culprit_rank": lost.rank,
-                "culprit_pid": None if lost.rank is None else self._processes[lost.rank].pid,
+                "culprit_pid": None if place is None else self._processes[place].pid,
                 "ranks": len(self._processes),
             },
         )
         self._on_lost(lost)
+
+
+def rank_name(config: EngineConfig, rank: int) -> str:
+    """As sentences have it."""
+    return f"rank {rank}" if config.nnodes == 1 else f"rank {rank} of node rank {config.node_of(rank)}"
 
 
 def describe_exit(code: int) -> str:

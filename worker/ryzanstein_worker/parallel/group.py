@@ -1,4 +1,4 @@
-"""The ranks of one tensor-parallel group and how they meet.
+"""The ranks of one tensor-parallel group and how they meet: on one machine, or across several pods.
 
 Knows shared memory and torch.distributed, and nothing of models or requests. A group of one opens nothing.
 """
@@ -11,12 +11,21 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]  # torch forgets __all__
 
 from ryzanstein_worker.parallel.shared_memory import PeerLostError, SharedMemory, is_supported
 
 Backend = Literal["shared_memory", "gloo", "nccl"]
 
-__all__ = ["SINGLE", "Backend", "Group", "PeerLostError"]
+__all__ = ["SINGLE", "Across", "Backend", "Group", "PeerLostError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """How the ranks of several pods find each other: a table that all can ask, and the interface to be found at."""
+
+    store: Store
+    interface: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class Group:
     rank: int = 0
     size: int = 1
     shared_memory: SharedMemory | None = field(default=None, compare=False, repr=False)  # None: torch.distributed
+    across: Across | None = field(default=None, compare=False, repr=False)  # held, for torch does not keep the store
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -41,25 +51,31 @@ class Group:
         device: torch.device,
         timeout_seconds: float,
         backend: Backend | None = None,
+        across: Across | None = None,
     ) -> "Group":
-        """Meet the other ranks at `store_path`, a name in a directory that is private to this start of the group.
+        """Meet the other ranks at `store_path`, a name in a directory that is private to this start of the group, or
+        through `across`.
 
-        CUDA uses NCCL; CPU shared memory, or gloo over loopback where shared memory is not supported.
-        `timeout_seconds` bounds the meeting and every later collective. A process joins one group in its life.
-        Raises PeerLostError if not all ranks came in time.
+        CUDA uses NCCL; CPU shared memory, or gloo over loopback where shared memory is not supported, or gloo over the
+        pods' network. `timeout_seconds` bounds the meeting and every later collective. A process joins one group in
+        its life. Raises PeerLostError if not all ranks came in time.
         """
         if size == 1:
             return cls(rank, size)
         if backend is None:
-            backend = "nccl" if device.type == "cuda" else "shared_memory" if is_supported(size) else "gloo"
+            in_memory = across is None and is_supported(size)
+            backend = "nccl" if device.type == "cuda" else "shared_memory" if in_memory else "gloo"
         if backend == "shared_memory":
             return cls(rank, size, SharedMemory(store_path, rank, size, timeout_seconds=timeout_seconds))
-        # Ranks of one pod only: gloo would otherwise listen on whatever address the host name resolves to.
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        # By its name: gloo would otherwise listen on whatever address the host name resolves to.
+        os.environ["GLOO_SOCKET_IFNAME"] = across.interface if across is not None else "lo"
+        if across is not None:
+            os.environ["NCCL_SOCKET_IFNAME"] = f"={across.interface}"  # "=": this one and no other of that prefix
+        store = across.store if across is not None else dist.FileStore(str(store_path), size)  # type: ignore[attr-defined]  # torch forgets __all__
         try:
             dist.init_process_group(
                 backend,
-                store=dist.FileStore(str(store_path), size),  # type: ignore[attr-defined]  # torch forgets __all__
+                store=store,
                 rank=rank,
                 world_size=size,
                 timeout=timedelta(seconds=timeout_seconds),
@@ -67,7 +83,7 @@ class Group:
             )
         except RuntimeError as error:
             raise PeerLostError(f"rank {rank} could not meet the other ranks in {timeout_seconds:g} s") from error
-        return cls(rank, size)
+        return cls(rank, size, across=across)
 
     def close(self) -> None:
         """Leave the group in good order. Does not wait for the others; for a group of one it does nothing."""

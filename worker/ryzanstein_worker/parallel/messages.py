@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 MAX_FRAME_BYTES = 64 * 2**20
-_HEADER = struct.Struct("<I")
+HEADER = struct.Struct("<I")
 
 Out = TypeVar("Out")
 In = TypeVar("In")
@@ -32,14 +32,19 @@ class FrameCodec(Generic[Out, In]):
 
     def encode(self, message: Out) -> bytes:
         """Raises ValueError for a message beyond the limit: the sender's fault, and the channel stays whole."""
+        body = self.encode_body(message, self.max_bytes)
+        return HEADER.pack(len(body)) + body
+
+    def encode_body(self, message: Out, max_bytes: int) -> bytes:
+        """Raises ValueError."""
         body = self._encoder.encode(message)
-        if len(body) > self.max_bytes:
-            raise ValueError(f"a message of {len(body)} bytes exceeds the limit of {self.max_bytes}")
-        return _HEADER.pack(len(body)) + body
+        if len(body) > max_bytes:
+            raise ValueError(f"a message of {len(body)} bytes exceeds the limit of {max_bytes}")
+        return body
 
     def body_size(self, header: bytes) -> int:
         """Raises ChannelClosedError for a length beyond the limit, before a byte of it is read."""
-        size = int(_HEADER.unpack(header)[0])
+        size = int(HEADER.unpack(header)[0])
         if size > self.max_bytes:
             raise ChannelClosedError(f"a frame of {size} bytes exceeds the limit of {self.max_bytes}")
         return size
@@ -55,7 +60,7 @@ class FrameCodec(Generic[Out, In]):
 class Channel(Generic[Out, In]):
     """A blocking end of a socket, for the ranks. `on_wait` is called about every `tick` seconds while it blocks."""
 
-    header_size = _HEADER.size
+    header_size = HEADER.size
 
     def __init__(
         self, sock: socket.socket, codec: FrameCodec[Out, In], *, on_wait: Callable[[], None], tick: float
@@ -78,7 +83,7 @@ class Channel(Generic[Out, In]):
 
     def receive(self) -> In:
         """The next message. Raises ChannelClosedError at the end of the stream."""
-        return self._codec.decode(self._read(self._codec.body_size(self._read(_HEADER.size))))
+        return self._codec.decode(self._read(self._codec.body_size(self._read(HEADER.size))))
 
     def close(self) -> None:
         self._socket.close()

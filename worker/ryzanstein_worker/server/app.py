@@ -33,6 +33,7 @@ from ryzanstein_worker.server.quarantine import Quarantine
 from ryzanstein_worker.server.service import Service
 from ryzanstein_worker.server.tokenizer import Tokenizer
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
+from ryzanstein_worker.telemetry.termination import write_termination_log
 from ryzanstein_worker.telemetry.tracing import Tracing, is_enabled
 
 DRAIN_GRACE_SECONDS = 5.0
@@ -70,7 +71,8 @@ class _Worker:
         self._config = config
         self._socket = api_socket
         self._grpc_port = grpc_port
-        self._probes = Probes(Capacity(config.engine.max_num_seqs, config.engine.max_queued_requests))
+        engine = config.engine
+        self._probes = Probes(Capacity(engine.max_num_seqs, engine.max_queued_requests), nnodes=engine.nnodes)
         self._metrics = ServerMetrics(config.served_model_name)
         model_dir = config.engine.model_path
         # Before the engine: what is wrong with these files is told without the wait for the weights.
@@ -108,7 +110,7 @@ class _Worker:
     @contextlib.asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine | None]:
         """The loaded engine; None if a signal came first."""
-        start = asyncio.create_task(Engine.start(self._config.engine))
+        start = asyncio.create_task(Engine.start(self._config.engine, self._config.group))
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -155,6 +157,7 @@ class _Worker:
     ) -> int:
         stop = asyncio.create_task(self._stop.wait())
         lost = asyncio.create_task(engine.wait_lost())
+        leaving = asyncio.create_task(self._follow_leaving(engine))
         try:
             await asyncio.wait({stop, lost, serving}, return_when=asyncio.FIRST_COMPLETED)
             if stop.done() and not lost.done():
@@ -171,6 +174,14 @@ class _Worker:
         finally:
             stop.cancel()
             lost.cancel()
+            leaving.cancel()
+
+    async def _follow_leaving(self, engine: Engine) -> None:
+        """That another pod of the group was told to stop is told to all of it."""
+        await engine.wait_leaving()
+        self._stop.set()
+        await engine.wait_hurry()
+        self._hurry.set()
 
     async def _drain(self, gate: Gate) -> None:
         """Not ready at once, closed after a grace; returns when the last request is done, or time is up."""
@@ -205,6 +216,7 @@ async def _farewell(gate: Gate) -> None:
 
 def _lost(lost: GroupLost) -> int:
     _log.error("the engine is lost: %s", lost.reason, extra={"rank": lost.rank})
+    write_termination_log(f"The engine is lost: {lost.reason}.")
     return EXIT_GROUP_LOST
 
 

@@ -1,4 +1,4 @@
-"""The termination log: the one sentence that Kubernetes shows for a container that could not start."""
+"""The termination log: the one sentence that Kubernetes shows for a container that could not start or go on."""
 
 import os
 from pathlib import Path
