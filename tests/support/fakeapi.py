@@ -333,9 +333,19 @@ def _same(one: Manifest, other: Manifest) -> bool:
 
 def _selected(manifest: Manifest, namespace: str, query: dict[str, str]) -> bool:
     metadata = manifest["metadata"]
-    label, name = query.get("labelSelector", ""), query.get("fieldSelector", "").removeprefix("metadata.name=")
+    labels, fields = metadata.get("labels", {}), query.get("fieldSelector", "")
     in_place = not namespace or metadata.get("namespace") == namespace
-    return in_place and (not label or label in metadata.get("labels", {})) and (not name or metadata["name"] == name)
+    labelled = all(_labelled(labels, part) for part in query.get("labelSelector", "").split(",") if part)
+    place, _, value = fields.partition("=")
+    held: Any = manifest
+    for step in place.split(".") if fields else ():
+        held = held.get(step, {})
+    return in_place and labelled and (not fields or held == value)
+
+
+def _labelled(labels: dict[str, str], part: str) -> bool:
+    key, equals, value = part.partition("=")
+    return key in labels and (not equals or labels[key] == value)
 
 
 def _status(code: int, message: str, **headers: str) -> web.Response:

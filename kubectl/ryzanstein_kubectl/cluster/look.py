@@ -57,7 +57,7 @@ class Looker:
             self._workloads(),
             nodes_of(self._session),
         )
-        pages, silence = await self._ask(leaders(pods), contract.HEALTH_STATUS, status_page)
+        pages, silence = await self._ask(pods, contract.HEALTH_STATUS, status_page)
         return Snapshot(
             taken=datetime.now(UTC),
             services=services,

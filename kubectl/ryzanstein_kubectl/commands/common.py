@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ryzanstein_kubectl.cluster.look import Scope
 from ryzanstein_kubectl.cluster.session import Access, Session
+from ryzanstein_kubectl.view.terminal import show
 from ryzanstein_operator.cluster.client import ApiError
 
 MIN_INTERVAL_SECONDS = 0.5
@@ -48,8 +49,8 @@ async def show_live(
     """
     if not console.is_terminal:
         while True:
-            console.print(await look())
-            console.print()
+            show(console, await look())
+            print(flush=True)
             await asyncio.sleep(every_seconds)
     shown = await look()
     with contextlib.ExitStack() as after:

@@ -9,7 +9,7 @@ from ryzanstein_kubectl.cluster.look import Looker
 from ryzanstein_kubectl.cluster.session import Session
 from ryzanstein_kubectl.commands.common import access_of, interval, scope_of, show_live
 from ryzanstein_kubectl.model.build import tree
-from ryzanstein_kubectl.view.terminal import console, to_json
+from ryzanstein_kubectl.view.terminal import console, show, to_json
 from ryzanstein_kubectl.view.tree_view import tree_view
 
 HELP = "show services as a tree: revisions, replicas, pods, ranks, nodes, load, and what needs attention"
@@ -44,7 +44,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
         if arguments.watch:
             await show_live(terminal, look, f"status of {scope}", arguments.interval)
-        terminal.print(await look())
+        show(terminal, await look())
         return 0
     finally:
         await session.close()

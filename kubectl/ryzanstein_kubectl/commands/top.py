@@ -9,7 +9,7 @@ from ryzanstein_kubectl.cluster.look import Looker
 from ryzanstein_kubectl.cluster.session import Session
 from ryzanstein_kubectl.commands.common import access_of, interval, scope_of, show_live
 from ryzanstein_kubectl.model.rates import History, Row
-from ryzanstein_kubectl.view.terminal import console, to_json
+from ryzanstein_kubectl.view.terminal import console, show, to_json
 from ryzanstein_kubectl.view.top_view import top_view
 
 HELP = "show the load of replicas, live: running, waiting, KV cache, tokens a second, time to the first token"
@@ -44,7 +44,7 @@ async def run(arguments: argparse.Namespace) -> int:
                 if arguments.output == "json":
                     print(to_json({"replicas": rows, "notes": snapshot.notes}), flush=True)
                 else:
-                    terminal.print(top_view(rows, snapshot.notes, plain=terminal.options.ascii_only))
+                    show(terminal, top_view(rows, snapshot.notes, plain=terminal.options.ascii_only))
                 if arguments.once:
                     return 0
 

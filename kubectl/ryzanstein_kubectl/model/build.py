@@ -89,10 +89,11 @@ def _replica(name: str, pods: list[Manifest], states: Mapping[str, str], snapsho
     )
 
 
-def _pod(pod: Manifest, page: StatusPage | None, states: Mapping[str, str], snapshot: Snapshot) -> Pod:
+def _pod(pod: Manifest, leads: StatusPage | None, states: Mapping[str, str], snapshot: Snapshot) -> Pod:
     """One pod with those of the ranks that run in it: the leader's page knows those of the whole group."""
     place, node = place_of(pod), pod["spec"].get("nodeName", "")
+    own = snapshot.pages.get(PodKey.of(pod))
     ranks: tuple[Rank, ...] = ()
-    if page is not None:
+    if page := leads or own:
         ranks = tuple(rank for rank in page.ranks if rank.node_rank == place)
-    return pod_of(pod, states.get(node, ""), ranks, snapshot.taken)
+    return pod_of(pod, states.get(node, ""), ranks, own.accelerator_fault if own else "", snapshot.taken)

@@ -23,7 +23,6 @@ _UNDER_WAY = (
     Reason.REPLICAS_STARTING,
     Reason.DOWNLOADING,
     Reason.PENDING,
-    Reason.SCALED_TO_ZERO,
     Reason.ROLLOUT_COMPLETE,
 )
 _SOON_SECONDS = 300.0
@@ -31,14 +30,16 @@ _SOON_SECONDS = 300.0
 
 
 def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
-    """The conditions worth a look, those with one cause together, what is broken first."""
+    """The conditions worth a look, those of one reason together, what is broken first."""
     conditions = service.get("status", {}).get("conditions") or ()
     if not conditions:
         return (_unseen(service, now),)
-    found: dict[tuple[str, str], list[Manifest]] = {}
+    if service["spec"].get("replicas", 1) == 0:  # as it was asked for
+        conditions = [condition for condition in conditions if condition["reason"] != Reason.SCALED_TO_ZERO]
+    found: dict[str, list[Manifest]] = {}
     for condition in conditions:
         if not _as_it_should_be(condition):
-            found.setdefault((condition["reason"], condition.get("message", "")), []).append(condition)
+            found.setdefault(condition["reason"], []).append(condition)
     made = [_concern(group, now) for group in found.values()]
     return tuple(sorted(made, key=lambda concern: concern.mood != "bad"))
 
@@ -58,10 +59,16 @@ def _concern(group: list[Manifest], now: datetime) -> Concern:
         conditions=tuple(f"{item['type']}={item['status']}" for item in group),
         mood=mood,
         reason=first["reason"],
-        message=first.get("message", ""),
+        messages=_messages(group),
         remedy=_remedy(first["reason"]),
         since_seconds=seconds_since(first.get("lastTransitionTime", ""), now),
     )
+
+
+def _messages(group: list[Manifest]) -> tuple[str, ...]:
+    """What they say, each once; one that another one says besides more is left out."""
+    said = dict.fromkeys(str(item.get("message", "")) for item in group)
+    return tuple(one for one in said if one and not any(one != other and one in other for other in said))
 
 
 def _remedy(reason: str) -> str:
@@ -76,7 +83,7 @@ def _unseen(service: Manifest, now: datetime) -> Concern:
     mood: Mood = "bad" if age is not None and age > _SOON_SECONDS else "waiting"
     message = "the operator has not looked at this service yet"
     remedy = "See whether the operator runs (kubectl get deployments -A) and whether it watches this namespace."
-    return Concern((), mood, "NoStatus", message, remedy, age)
+    return Concern((), mood, "NoStatus", (message,), remedy, age)
 
 
 def operation(service: Manifest, now: datetime) -> Operation | None:

@@ -12,9 +12,11 @@ from ryzanstein_operator.decide import pods as decided
 from ryzanstein_worker import contract
 
 
-def pod_of(manifest: Manifest, node_state: str, ranks: tuple[Rank, ...], now: datetime) -> Pod:
-    """The pod as it is shown."""
+def pod_of(manifest: Manifest, node_state: str, ranks: tuple[Rank, ...], fault: str, now: datetime) -> Pod:
+    """The pod as it is shown. `fault`: what its worker says of its accelerator, empty where all is well."""
     state, mood, detail = _state(manifest, now)
+    if fault and mood != "leaving":
+        state, mood, detail = "AcceleratorFault", "bad", fault
     return Pod(
         name=manifest["metadata"]["name"],
         state=state,

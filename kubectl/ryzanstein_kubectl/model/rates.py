@@ -53,7 +53,7 @@ class History:
         for manifest in leaders(snapshot.pods):
             namespace, service = service_of(manifest)
             node = manifest["spec"].get("nodeName", "")
-            pod = pod_of(manifest, states.get(node, ""), (), snapshot.taken)
+            pod = pod_of(manifest, states.get(node, ""), (), "", snapshot.taken)
             samples = self._samples.get(PodKey.of(manifest), [])
             fresh = bool(samples) and samples[-1].taken == snapshot.taken
             rows.append(

@@ -50,12 +50,12 @@ class Revision:
 
 @dataclass(frozen=True)
 class Concern:
-    """What is not as it should be: conditions that say the same, and what to do about it."""
+    """What is not as it should be: conditions of one reason, what they say, and what to do about it."""
 
     conditions: tuple[str, ...]
     mood: Mood
     reason: str
-    message: str
+    messages: tuple[str, ...]
     remedy: str
     since_seconds: float | None
 

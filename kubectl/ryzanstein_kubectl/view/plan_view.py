@@ -20,9 +20,9 @@ def plan_view(changes: Sequence[Change], concerns: Sequence[Concern], notes: Seq
     if changes:
         yield Text()
     for concern in concerns:
-        yield Text.assemble((concern.reason, "red"), f": {concern.message}")
+        yield Text.assemble((concern.reason, "red"), f": {'; '.join(concern.messages)}")
         if concern.remedy:
-            yield Text(f"  {concern.remedy}")
+            yield Text("  " + concern.remedy.replace("`", ""))
     for note in notes:
         yield Text(note, "dim")
     yield Text(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +26,16 @@ def console(stream: TextIO | None = None) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
+def show(target: Console, view: RenderableType) -> None:
+    """Print; into a pipe without the blanks that fill up a terminal's lines."""
+    if target.is_terminal:
+        target.print(view)
+        return
+    with target.capture() as captured:
+        target.print(view)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+
 def mark(mood: Mood, *, plain: bool) -> Text:
     """The sign that goes before a name."""
     return Text((_PLAIN_MARKS if plain else _MARKS)[mood], STYLES[mood])
@@ -36,7 +46,9 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     for index, column in enumerate(columns):
         justify: Any = "right" if column in right else "left"
-        made.add_column(column, no_wrap=True, overflow="ellipsis", justify=justify, min_width=8 if index == 0 else None)
+        made.add_column(
+            column, no_wrap=True, overflow="ellipsis", justify=justify, min_width=8 if index == 0 else len(column)
+        )
     return made
 
 

@@ -8,8 +8,8 @@ from rich.text import Text
 from ryzanstein_kubectl.model.rates import Row
 from ryzanstein_kubectl.view.terminal import STYLES, dash, mark, percent, table
 
-COLUMNS = ("REPLICA", "SERVICE", "STATE", "RUNNING", "WAITING", "KV", "TOKENS/S", "TTFT P50", "NODE")
-NUMBERS = ("RUNNING", "WAITING", "KV", "TOKENS/S", "TTFT P50")
+COLUMNS = ("REPLICA", "SERVICE", "STATE", "RUN", "WAIT", "KV", "TOKENS/S", "TTFT P50", "NODE")
+NUMBERS = ("RUN", "WAIT", "KV", "TOKENS/S", "TTFT P50")
 BUSY, FULL = 0.7, 0.9
 """Shares of the KV cache from which on it is worth a colour."""
 

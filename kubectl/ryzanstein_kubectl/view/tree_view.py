@@ -13,8 +13,8 @@ from ryzanstein_kubectl.model.pages import Load, Rank
 from ryzanstein_kubectl.model.tree import Concern, Mood, Pod, Replica, Revision, Service
 from ryzanstein_kubectl.view.terminal import STYLES, dash, mark, percent, table
 
-COLUMNS = ("NAME", "STATE", "NODE", "AGE", "RESTARTS", "RUNNING", "WAITING", "KV")
-NUMBERS = ("RESTARTS", "RUNNING", "WAITING", "KV")
+COLUMNS = ("NAME", "STATE", "NODE", "AGE", "RESTARTS", "RUN", "WAIT", "KV")
+NUMBERS = ("RESTARTS", "RUN", "WAIT", "KV")
 LATE_SECONDS = 3.0
 """A rank beats several times a second; one that has been silent for so long is told apart from the others."""
 
@@ -42,9 +42,8 @@ def _notes(notes: Sequence[str]) -> list[Text]:
 
 def _add_service(rows: Table, service: Service, plain: bool) -> None:
     name = Text.assemble(mark(service.mood, plain=plain), " ", (f"{service.namespace}/{service.name}", "bold"))
-    count = Text(
-        f"{service.ready}/{service.wanted} ready", STYLES["good" if service.ready >= service.wanted else "bad"]
-    )
+    enough = STYLES["good" if service.ready >= service.wanted else service.mood]
+    count = Text(f"{service.ready}/{service.wanted} ready", enough if service.wanted else "dim")
     rows.add_row(name, count, Text(service.uri, "dim"), short(service.age_seconds), "", "", "", "")
     for last, revision in _marked(service.revisions):
         _add_revision(rows, revision, last, plain)
@@ -143,7 +142,7 @@ def _told(service: Service, plain: bool, *, named: bool) -> Iterator[RenderableT
     if parts and named:
         yield Text(f"{service.namespace}/{service.name}", "bold")
     for part in parts:
-        yield Padding(part, (0, 0, 0, 2 if named else 0))
+        yield Padding(part, (0, 0, 0, 2 if named else 0), expand=False)
 
 
 def _operation(service: Service) -> Iterator[RenderableType]:
@@ -152,9 +151,9 @@ def _operation(service: Service) -> Iterator[RenderableType]:
         left = "" if operation.seconds_left is None else f", {_left(operation.seconds_left)}"
         about = f" of {operation.target}" if operation.target else ""
         words = f"{operation.type}: {operation.step}{about}{tries}{left}"
-        yield Text.assemble(
-            ("Under way  ", "cyan"), words, (f"\n{operation.message}" if operation.message else "", "dim")
-        )
+        yield Text.assemble(("Under way  ", "cyan"), words)
+        if operation.message:
+            yield Padding(Text(operation.message), (0, 0, 0, 2), expand=False)
 
 
 def _left(seconds: float) -> str:
@@ -166,20 +165,23 @@ def _concern(concern: Concern, plain: bool) -> RenderableType:
     which = ", ".join(concern.conditions)
     since = f" for {short(concern.since_seconds)}" if concern.since_seconds is not None else ""
     head = Text.assemble(mark(concern.mood, plain=plain), " ", (concern.reason, style), (f"  {which}{since}", "dim"))
-    lines: list[RenderableType] = [head, Padding(Text(concern.message), (0, 0, 0, 2))]
+    lines: list[RenderableType] = [head]
+    lines += [Padding(Text(message), (0, 0, 0, 2), expand=False) for message in concern.messages]
     if concern.remedy and concern.mood == "bad":
         arrow = "-> " if plain else "→ "
-        lines.append(Padding(Text.assemble((arrow, "bold"), concern.remedy), (0, 0, 0, 2)))
+        lines.append(
+            Padding(Text.assemble((arrow, "bold"), concern.remedy.replace("`", "")), (0, 0, 0, 2), expand=False)
+        )
     return Group(*lines)
 
 
 def _broken(service: Service, plain: bool) -> Iterator[RenderableType]:
     """Pods whose trouble no condition names (yet)."""
-    said = " ".join(concern.message for concern in service.concerns)
+    said = {concern.reason for concern in service.concerns}
     for revision in service.revisions:
         for replica in revision.replicas:
             for pod in replica.pods:
-                if pod.mood == "bad" and pod.detail and pod.detail not in said:
+                if pod.mood == "bad" and pod.detail and pod.state not in said:
                     yield Text.assemble(
                         mark("bad", plain=plain), " ", (pod.state, "red"), f"  {pod.name}: {pod.detail}"
                     )
