@@ -15,12 +15,15 @@ from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, Pa
 from ryzanstein_operator.decide.pods import Trouble
 from ryzanstein_operator.decide.routes import reconcile_routes
 from ryzanstein_operator.decide.status import status_of, transition_events
+from ryzanstein_operator.decide.steps import next_change
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.children import children, revision
 from ryzanstein_operator.settings import Settings
 
 __all__ = ["reconcile", "reconcile_routes"]
 
+CONFLICT_SECONDS = 5.0
+"""So often is it looked whether an object in the way has gone."""
 _TOLD_DIFFERENCES = 3
 
 
@@ -39,8 +42,18 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
         return Plan((*told, *demand_events(observed.service, observed.demand)))
     desired = children(service, settings)
     actions = tuple(_write(observed, desired))
-    told = _tell(observed, service, revision(service, settings), _blocked(observed, desired), settings, now)
-    return Plan((*actions, *told, *demand_events(observed.service, observed.demand)))
+    blocked = _blocked(observed, desired)
+    told = _tell(observed, service, revision(service, settings), blocked, settings, now)
+    actions = (*actions, *told, *demand_events(observed.service, observed.demand))
+    return Plan(actions, again_after=_again(observed, blocked, now))
+
+
+def _again(observed: Observed, blocked: Trouble | None, now: datetime) -> float | None:
+    """When to look again though no watch tells of a change."""
+    due = next_change(observed.pods, now)
+    if blocked and blocked.reason == Reason.NAME_CONFLICT:  # a stranger's object is in no watch of ours
+        return min(CONFLICT_SECONDS, due or CONFLICT_SECONDS)
+    return due
 
 
 # --- children ----------------------------------------------------------------------------------------

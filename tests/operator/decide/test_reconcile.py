@@ -21,8 +21,10 @@ from operator_builders import (
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
-from ryzanstein_operator.decide.reconcile import reconcile
+from ryzanstein_operator.decide.reconcile import CONFLICT_SECONDS, reconcile
+from ryzanstein_operator.decide.steps import LEAVING_SECONDS, SETUP_SECONDS
 from ryzanstein_operator.desired import names
+from status_situations import leaving_pod, set_up_pod
 
 LIVE = service()
 
@@ -193,3 +195,14 @@ def test_a_bad_model_is_told_once_and_then_all_is_quiet() -> None:
     again = copy.deepcopy(told(observed))
     again.pods[0]["status"]["containerStatuses"][0]["restartCount"] = 9
     assert plan(again) == Plan()
+
+
+def test_it_comes_again_when_time_or_an_object_that_is_not_watched_may_change_what_is_to_be_done() -> None:
+    assert plan(settled(LIVE, ready_pod(LIVE))).again_after is None
+    assert plan(stranger(None)).again_after == CONFLICT_SECONDS
+    waiting = set_up_pod(LIVE, ready_to_start="False", since="2026-01-02T03:04:00Z")
+    assert plan(settled(LIVE, waiting)).again_after == SETUP_SECONDS - 5
+    assert (
+        plan(settled(LIVE, ready_pod(LIVE), leaving_pod(LIVE, due="2026-01-02T03:04:05Z"))).again_after
+        == LEAVING_SECONDS
+    )
