@@ -11,8 +11,6 @@ EXCEPTIONS = {
         (
             # The root is read-only, each scratch volume has a sizeLimit; more is the user's to say in spec.resources.
             "container-ephemeral-storage-request-and-limit",
-            # Spread over hosts by topologySpreadConstraints, which count per revision, as an anti-affinity cannot.
-            "deployment-has-host-podantiaffinity",
         )
     ),
     "checkov.io/skip1": "CKV_K8S_35=the hub's client reads its token from the environment; the container that has it "

@@ -1,4 +1,4 @@
-"""Where gateways say that requests wait for a replica: one authenticated POST, in threads of its own.
+"""Where gateways say that requests wait for a replica, and how they see the replicas: authenticated POSTs, in threads.
 
 Knows HTTP and the shared key; what follows from it is the loop's business. Takes nothing else from anybody: what comes
 without the key is not read.
@@ -10,22 +10,23 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ryzanstein_operator.gateway_view import SERVICE_SUFFIX, GatewayView, read_view
 from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 4096
+MAX_VIEW_BYTES: Final = 1024 * 1024
 MAX_KEY_BYTES: Final = 1024
 MAX_CONNECTIONS: Final = 32
 MAX_WAITING: Final = 1_000_000_000
-_SERVICE_SUFFIX: Final = "-workers"
 
 
 class Heard(IntEnum):
@@ -48,6 +49,17 @@ class Word:
 
 Hear = Callable[[Word], Heard]
 """Asked from the server's threads; may raise TimeoutError."""
+HearView = Callable[[GatewayView], Heard]
+"""The same."""
+
+
+@dataclass(frozen=True)
+class _Door:
+    """What may be posted to one path: how long it may be, and what becomes of it. `take` raises ValueError for nonsense
+    and TimeoutError."""
+
+    max_bytes: int
+    take: Callable[[bytes], Heard]
 
 
 def read_word(body: bytes) -> Word:
@@ -65,7 +77,7 @@ def read_word(body: bytes) -> Word:
     if type(waiting) is not int or not 0 < waiting <= MAX_WAITING:
         raise ValueError("waiting must be a positive integer.")
     namespace, service, sender = (str(text) for text in texts)
-    return Word(namespace, service.removesuffix(_SERVICE_SUFFIX), waiting, sender)
+    return Word(namespace, service.removesuffix(SERVICE_SUFFIX), waiting, sender)
 
 
 def key_matches(authorization: str, key_file: Path) -> bool:
@@ -81,10 +93,14 @@ def key_matches(authorization: str, key_file: Path) -> bool:
 
 
 class Doorbell:
-    """Serves `contract.DEMAND_PATH`. A context manager."""
+    """Serves `contract.DEMAND_PATH` and `contract.VIEWS_PATH`. A context manager."""
 
-    def __init__(self, hear: Hear, key_file: Path, host: str, port: int) -> None:
-        self._server = _Server((host, port), _handler(hear, key_file))
+    def __init__(self, hear: Hear, hear_view: HearView, key_file: Path, host: str, port: int) -> None:
+        doors = {
+            contract.DEMAND_PATH: _Door(MAX_BODY_BYTES, lambda body: hear(read_word(body))),
+            contract.VIEWS_PATH: _Door(MAX_VIEW_BYTES, lambda body: hear_view(read_view(body))),
+        }
+        self._server = _Server((host, port), _handler(doors, key_file))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="doorbell", daemon=True)
 
     @property
@@ -127,25 +143,25 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
 
-def _handler(hear: Hear, key_file: Path) -> type[BaseHTTPRequestHandler]:
+def _handler(doors: Mapping[str, _Door], key_file: Path) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5  # a client that sends nothing must not hold a thread
 
         def do_POST(self) -> None:
             if not key_matches(self.headers.get("authorization", ""), key_file):
                 self._answer(401, "A valid key is required.")
-            elif self.path != contract.DEMAND_PATH:
+            elif (door := doors.get(self.path)) is None:
                 self._answer(404, "There is nothing here.")
             else:
-                self._hear()
+                self._hear(door)
 
-        def _hear(self) -> None:
+        def _hear(self, door: _Door) -> None:
             length = self.headers.get("content-length", "")
-            if not length.isascii() or not length.isdigit() or int(length[:9]) > MAX_BODY_BYTES or len(length) > 9:
-                self._answer(413, f"The body must have a length of at most {MAX_BODY_BYTES} bytes.")
+            if not length.isascii() or not length.isdigit() or int(length[:9]) > door.max_bytes or len(length) > 9:
+                self._answer(413, f"The body must have a length of at most {door.max_bytes} bytes.")
                 return
             try:
-                heard = hear(read_word(self.rfile.read(int(length))))
+                heard = door.take(self.rfile.read(int(length)))
             except ValueError as error:
                 self._answer(400, str(error))
             except TimeoutError:

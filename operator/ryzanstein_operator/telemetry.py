@@ -1,8 +1,11 @@
 """The operator's own metrics, in a registry of their own. Knows names and units; measures nothing itself."""
 
+from collections import Counter as Counting
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ryzanstein_operator.decide.observed import NodeVerdict
 
 _PREFIX = "ryzanstein_operator"
 
@@ -32,6 +35,21 @@ class Metrics:
         self.services = Gauge(
             f"{_PREFIX}_services", "Services by condition.", ["condition", "status"], registry=self.registry
         )
+        self.unhealthy_nodes = Gauge(
+            f"{_PREFIX}_unhealthy_nodes",
+            "Nodes with replicas that cannot be counted on.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.failover_deletions = Counter(
+            f"{_PREFIX}_failover_deletions", "Pods deleted because of their node.", registry=self.registry
+        )
+
+    def count_nodes(self, verdicts: Mapping[str, NodeVerdict]) -> None:
+        """Replace the number of nodes for each reason."""
+        self.unhealthy_nodes.clear()
+        for reason, number in Counting(verdict.reason for verdict in verdicts.values()).items():
+            self.unhealthy_nodes.labels(reason).set(number)
 
     def count_services(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Replace the number of services for each (condition, status)."""

@@ -75,7 +75,7 @@ def test_nodes_may_be_tainted_where_the_values_say_so_and_read_nowhere_else() ->
     assert on_nodes("nodeHealth.enabled=false") == set()
     tainting = operated.settings_of(chart.render("nodeHealth.taint=true"))
     assert (tainting.node_health, tainting.node_taints) == (True, True)
-    with pytest.raises(chart.HelmError, match="needs nodeHealth.enabled"):
+    with pytest.raises(chart.HelmError, match=r"needs nodeHealth\.enabled"):
         chart.render("nodeHealth.taint=true", "nodeHealth.enabled=false")
 
 

@@ -22,6 +22,7 @@ from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import EVENTS, SERVICES
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
+from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_operator.handlers import loop as loop_module
 from ryzanstein_operator.handlers.run import Operator, serve
 from ryzanstein_operator.settings import Settings
@@ -39,13 +40,18 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
+def unheard(_: GatewayView) -> Heard:
+    """No gateway tells of its view here."""
+    raise AssertionError
+
+
 class Ear:
     """An operator that writes down what it hears and when."""
 
     def __init__(self, key_file: Path, answer: Heard = Heard.LEADING) -> None:
         self.heard: list[tuple[float, Word]] = []
         self.answer = answer
-        self.bell = Doorbell(self.hear, key_file, "127.0.0.1", 0)
+        self.bell = Doorbell(self.hear, unheard, key_file, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.bell.port}"
 
     def hear(self, word: Word) -> Heard:
@@ -101,7 +107,7 @@ async def test_an_operator_that_is_not_there_costs_nothing_and_is_told_when_it_c
         while "no leading operator heard" not in caplog.text:
             await asyncio.sleep(0.01)
     assert "a-shared-key" not in caplog.text
-    here = Doorbell(late.hear, key_file, "127.0.0.1", port)
+    here = Doorbell(late.hear, unheard, key_file, "127.0.0.1", port)
     with here:
         await until_heard(late, 1)
         await waker.close()
@@ -145,7 +151,7 @@ async def operator(cluster: Cluster, name: str, key_file: Path) -> AsyncIterator
     one = Operator(cluster, settings)
     task = asyncio.create_task(one.run())
     try:
-        with Doorbell(one.hear, key_file, "127.0.0.1", 0) as bell:
+        with Doorbell(one.hear, unheard, key_file, "127.0.0.1", 0) as bell:
             yield one, f"http://127.0.0.1:{bell.port}"
     finally:
         one.stop()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ryzanstein_operator.doorbell import MAX_BODY_BYTES, MAX_CONNECTIONS, Doorbell, Heard, Word
+from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_worker.contract import DEMAND_PATH
 
 WORD = {"namespace": "team", "service": "chat-workers", "waiting": 3, "sender": "gateway-0/1"}
@@ -23,16 +24,23 @@ class Bell:
 
     def __init__(self, folder: Path) -> None:
         self.heard: list[Word] = []
+        self.views: list[GatewayView] = []
         self.answer = Heard.LEADING
         self.busy = False
         self.key_file = folder / "key"
         self.key_file.write_text(KEY + "\n")
-        self.server = Doorbell(self.hear, self.key_file, "127.0.0.1", 0)
+        self.server = Doorbell(self.hear, self.hear_view, self.key_file, "127.0.0.1", 0)
 
     def hear(self, word: Word) -> Heard:
         if self.busy:
             raise TimeoutError
         self.heard.append(word)
+        return self.answer
+
+    def hear_view(self, view: GatewayView) -> Heard:
+        if self.busy:
+            raise TimeoutError
+        self.views.append(view)
         return self.answer
 
     def ring(self, body: Any = WORD, *, path: str = DEMAND_PATH, method: str = "POST", **headers: str) -> int:

@@ -4,6 +4,7 @@ The conditions' tests hold the operator to the rows; the troubleshooting page ta
 that no row brings about fails a test, so a new reason comes with a row here.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.reasons import EVENTS as OF_EVENTS
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide.observed import Demand, Observed, Ref
+from ryzanstein_operator.decide.observed import Demand, NodeVerdict, Observed, Ref, ReplicaView, ServiceView
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.decide.reconcile import reconcile
 
@@ -64,7 +65,39 @@ SPARE = service(replicas=2, disruption={"maxUnavailable": 1})
 GPUS = service(accelerator="nvidia.com/gpu", parallelism={"tensor": 2})
 SMALL = service(resources={"limits": {"memory": "1Gi"}})
 
+ADDRESS = "10.0.0.1"
+FAULT = "XID 79: GPU 0 has fallen off the bus"
+SILENT = "It does not answer health checks."
+HANGS = "Its slowest rank or its server has not moved for 4.2 s."
+GIVEN_UP = "no gateway reaches a replica on it, and its kubelet does not answer"
+
 _REVISION = re.compile(r"revision [0-9a-f]{10}")
+
+
+def seen(observed: Observed, row: ReplicaView, *, others_see: int = 0) -> Observed:
+    """As one gateway sees it, and `others_see` gateways that find every replica sound. The pods have `ADDRESS`."""
+    pods = copy.deepcopy(observed.pods)
+    for one in pods:
+        one["status"]["podIP"] = row.address
+    views = [ServiceView("gateway-a", 0, (row,)), *(ServiceView(f"gateway-{n}", 1) for n in range(others_see))]
+    return replace(observed, pods=pods, views=tuple(views))
+
+
+def on_a_lost_node(
+    live: Manifest, *others: Manifest, reason: str = "NodeUnreachable", message: str = GIVEN_UP
+) -> Observed:
+    """The pod chat-z has been deleted from node-9, which is lost, and does not go."""
+    leaving = ready_pod(live, "chat-z", node="node-9")
+    leaving["metadata"] |= {"deletionTimestamp": "2026-01-02T03:06:00Z", "deletionGracePeriodSeconds": 135}
+    observed = settled(live, leaving, *others)
+    slices = tuple(endpoints(live, *(one["metadata"]["name"] for one in others)) for _ in others)
+    verdict = NodeVerdict("node-9", reason, message, NOW, lost=True, shunned=True)
+    return replace(observed, endpoint_slices=slices, nodes={"node-9": verdict}, lost_nodes={"node-9": message})
+
+
+def told_of_a_node(live: Manifest) -> Manifest:
+    node = {"name": "node-9", "reason": "NodeUnreachable", "message": GIVEN_UP, "since": "2026-01-02T03:00:00Z"}
+    return {**live, "status": {"unhealthyNodes": [node]}}
 
 
 def saying(observed: Observed, *conditions: dict[str, Any]) -> Observed:
@@ -327,6 +360,58 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
         settled(ONE, broken_pod(ONE, container(ended={"exitCode": 70, "message": "rank 1 died"}))),
         {"Ready": "False Restarting", "Serving": "False Restarting", "Degraded": "True Restarting"},
     ),
+    "the only replica's node is lost": (
+        on_a_lost_node(ONE),
+        {
+            "Ready": "False NodeUnreachable",
+            "Serving": "False NodeUnreachable",
+            "Degraded": "True NodeUnreachable",
+        },
+    ),
+    "the only replica's node is not ready": (
+        on_a_lost_node(ONE, reason="NodeNotReady", message="Kubernetes says that it is not ready: PLEG is not healthy"),
+        {"Ready": "False NodeNotReady", "Serving": "False NodeNotReady", "Degraded": "True NodeNotReady"},
+    ),
+    "another replica has taken the place of one on a lost node": (
+        on_a_lost_node(ONE, ready_pod(ONE, "chat-b", node="node-1")),
+        {"Ready": "True AllReplicasReady", "Serving": "True EndpointsReady", "Degraded": "False AsExpected"},
+    ),
+    "an accelerator is bad": (
+        seen(settled(ONE, pod(ONE)), ReplicaView(ADDRESS, "NotReady", FAULT, 2.0, FAULT)),
+        {
+            "Ready": "False AcceleratorFault",
+            "Serving": "False AcceleratorFault",
+            "Degraded": "True AcceleratorFault",
+        },
+    ),
+    "a replica does not answer, and Kubernetes has not noticed": (
+        seen(settled(ONE, ready_pod(ONE)), ReplicaView(ADDRESS, "Unreachable", SILENT, 2.0)),
+        {
+            "Ready": "True AllReplicasReady",
+            "Serving": "False ReplicaUnreachable",
+            "Degraded": "True ReplicaUnreachable",
+        },
+    ),
+    "a replica does not answer its probe either": (
+        seen(settled(ONE, pod(ONE)), ReplicaView(ADDRESS, "Refused", "Nobody listens on its health port.", 2.0)),
+        {"Ready": "False ReplicaUnreachable", "Serving": "False ReplicaUnreachable"},
+    ),
+    "a rank hangs": (
+        seen(settled(ONE, pod(ONE)), ReplicaView(ADDRESS, "Lagging", HANGS, 4.0)),
+        {"Ready": "False ReplicaLagging", "Serving": "False ReplicaLagging", "Degraded": "True ReplicaLagging"},
+    ),
+    "one of two gateways reaches no replica": (
+        seen(settled(ONE, ready_pod(ONE)), ReplicaView(ADDRESS, "Unreachable", SILENT, 2.0), others_see=1),
+        {"Serving": "True EndpointsReady", "Degraded": "True ReplicaUnreachable"},
+    ),
+    "one of three gateways reaches no replica": (
+        seen(settled(ONE, ready_pod(ONE)), ReplicaView(ADDRESS, "Unreachable", SILENT, 2.0), others_see=2),
+        {"Serving": "True EndpointsReady", "Degraded": "False AsExpected"},
+    ),
+    "a replica drains": (
+        seen(settled(TWO, ready_pod(TWO)), ReplicaView(ADDRESS, "Draining", "It says that it is draining.", 2.0)),
+        {"Degraded": "False AsExpected"},
+    ),
     "the only replica has no node": (
         settled(ONE, unscheduled_pod(ONE, "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")),
         {"Ready": "False Unschedulable", "Serving": "False Unschedulable", "Degraded": "True Unschedulable"},
@@ -334,6 +419,8 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
 }
 
 EVENTS: dict[str, Observed] = {
+    "a node is lost": on_a_lost_node(TWO, ready_pod(TWO, "chat-a", node="node-1")),
+    "a node is back": replace(settled(told_of_a_node(ONE), ready_pod(ONE)), nodes={}),
     "somebody scaled the Deployment by hand": drifted(),
     "requests wait at zero": replace(settled(ZERO), demand=Demand(waiting=3)),
 }

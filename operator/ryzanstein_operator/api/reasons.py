@@ -38,6 +38,11 @@ class Reason(StrEnum):
     STUCK_TERMINATING = "StuckTerminating"
     PODS_REFUSED = "PodsRefused"
     ROLLOUT_STALLED = "RolloutStalled"
+    ACCELERATOR_FAULT = "AcceleratorFault"
+    NODE_UNREACHABLE = "NodeUnreachable"
+    NODE_NOT_READY = "NodeNotReady"
+    REPLICA_UNREACHABLE = "ReplicaUnreachable"
+    REPLICA_LAGGING = "ReplicaLagging"
     # Something is wrong with the resource itself.
     INVALID_SPEC = "InvalidSpec"
     MODEL_NAME_TAKEN = "ModelNameTaken"
@@ -46,6 +51,8 @@ class Reason(StrEnum):
     # Events alone.
     DRIFT_CORRECTED = "DriftCorrected"
     REQUESTS_WAITING = "RequestsWaiting"
+    NODE_UNHEALTHY = "NodeUnhealthy"
+    NODE_RECOVERED = "NodeRecovered"
 
 
 MEANING: dict[Reason, str] = {
@@ -76,12 +83,19 @@ MEANING: dict[Reason, str] = {
     Reason.STUCK_TERMINATING: "A pod that was deleted does not go, and holds its node's resources, accelerators first.",
     Reason.PODS_REFUSED: "Pods may not be created, for instance because of a quota.",
     Reason.ROLLOUT_STALLED: "The rollout has made no progress for 30 minutes.",
+    Reason.ACCELERATOR_FAULT: "A replica says that its accelerator is bad; it takes no requests and is replaced.",
+    Reason.NODE_UNREACHABLE: "No gateway reaches any replica on a node and its kubelet is silent; they are replaced.",
+    Reason.NODE_NOT_READY: "Kubernetes says that a node is not ready; the replicas on it are replaced.",
+    Reason.REPLICA_UNREACHABLE: "A replica does not answer the gateways, and gets no requests.",
+    Reason.REPLICA_LAGGING: "A replica answers the gateways and does not get on, so it gets no requests.",
     Reason.INVALID_SPEC: "The spec cannot be run; what ran before is left as it is.",
     Reason.MODEL_NAME_TAKEN: "An older InferenceService answers under the same model name.",
     Reason.NAME_CONFLICT: "An object of another owner bears a name that is needed.",
     Reason.APPLY_REFUSED: "The API server refuses an object; the message holds its words.",
     Reason.DRIFT_CORRECTED: "Somebody changed an object of the service, and it was put back.",
     Reason.REQUESTS_WAITING: "Requests wait at the gateway, and no replica takes them.",
+    Reason.NODE_UNHEALTHY: "A node that replicas are on cannot be counted on any more.",
+    Reason.NODE_RECOVERED: "A node is well again.",
 }
 
 REMEDY: dict[Reason, str] = {
@@ -136,6 +150,18 @@ REMEDY: dict[Reason, str] = {
     "another name.",
     Reason.APPLY_REFUSED: "Change what the API server complains of: the policy or quota that refuses, or the "
     "operator's Role (`helm upgrade` renews it). It is tried again by itself, within two minutes.",
+    Reason.ACCELERATOR_FAULT: "Have the node's accelerator looked at; `kubectl logs POD -c worker` has the driver's "
+    "words. Then `kubectl taint node NODE ryzanstein.dev/unhealthy-`, if it bears that taint.",
+    Reason.NODE_UNREACHABLE: "Nothing for the service: its replicas are made elsewhere. `kubectl describe node NODE`; "
+    "bring the machine back, or take it out with `kubectl delete node NODE`, which frees the pods that hang there.",
+    Reason.NODE_NOT_READY: "`kubectl describe node NODE` has Kubernetes' own words; bring the node back, or take it "
+    "out with `kubectl delete node NODE`, which frees the pods that hang there.",
+    Reason.REPLICA_UNREACHABLE: "Wait a few seconds: it is restarted, or its node is given up. If it stays, see "
+    "`kubectl describe pod POD` and whether the network lets the gateways' pods reach it.",
+    Reason.REPLICA_LAGGING: "Nothing at first: a rank that hangs is restarted within a minute. If it repeats, "
+    "`kubectl logs POD -c worker` says which rank; on CPU, raise `spec.resources`.",
+    Reason.NODE_UNHEALTHY: "As for the reason in the message.",
+    Reason.NODE_RECOVERED: "Nothing.",
     Reason.DRIFT_CORRECTED: "Make the change in the InferenceService instead; "
     "`kubectl get OBJECT --show-managed-fields -o yaml` tells who made it.",
     Reason.REQUESTS_WAITING: "`kubectl scale rzi NAME --replicas=1` where it is scaled to zero; else `Serving` says "
@@ -151,16 +177,21 @@ BROKEN = (
     Reason.CLAIM_UNAVAILABLE,
     Reason.DOWNLOAD_FAILING,
     Reason.OUT_OF_MEMORY,
+    Reason.ACCELERATOR_FAULT,
     Reason.CRASH_LOOP,
     Reason.PODS_REFUSED,
     Reason.UNSCHEDULABLE,
+    Reason.NODE_UNREACHABLE,
+    Reason.NODE_NOT_READY,
     Reason.POD_NOT_SET_UP,
     Reason.RESTARTING,
+    Reason.REPLICA_UNREACHABLE,
+    Reason.REPLICA_LAGGING,
 )
 """What may be wrong with a replica, that which only the user can mend first."""
 BLOCKED = (Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.APPLY_REFUSED)
 
-EVENTS = (Reason.DRIFT_CORRECTED, Reason.REQUESTS_WAITING)
+EVENTS = (Reason.DRIFT_CORRECTED, Reason.REQUESTS_WAITING, Reason.NODE_UNHEALTHY, Reason.NODE_RECOVERED)
 """What Events alone may give."""
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {

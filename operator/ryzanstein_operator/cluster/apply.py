@@ -16,7 +16,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import APPLY, MERGE, ApiError, Cluster
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.observe import Cache
-from ryzanstein_operator.cluster.resources import path_of, resource_of
+from ryzanstein_operator.cluster.resources import PODS, path_of, resource_of
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import (
     Action,
@@ -142,6 +142,8 @@ class Executor:
         if "deletionTimestamp" in answer.get("metadata", {}):  # it goes by and by; else it is gone
             self._cache.renew(answer)
         self._metrics.writes.labels(action.ref.kind, "delete").inc()
+        if action.ref.kind == PODS.kind:  # for no other reason is a pod deleted
+            self._metrics.failover_deletions.inc()
 
     @staticmethod
     def _failed(action: Action, error: ApiError, outcome: Outcome) -> None:

@@ -135,9 +135,9 @@ class Observer:
         cluster: Cluster,
         cache: Cache,
         settings: Settings,
-        told: "Told | None" = None,
+        demand: Callable[[Key], Demand | None] = lambda _: None,
     ) -> None:
-        self._cluster, self._cache, self._settings, self._told = cluster, cache, settings, told
+        self._cluster, self._cache, self._settings, self._demand = cluster, cache, settings, demand
 
     async def refresh(self) -> None:
         """List everything anew. Raises ApiError, its sentence naming the kind that could not be listed."""
@@ -170,7 +170,7 @@ class Observer:
             pods=self._cache.of(PODS, visit),
             endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
             services=self.services(),
-            **(self._told.about(visit) if self._told else {}),
+            demand=self._demand(visit),
             refused=refused,
         )
 

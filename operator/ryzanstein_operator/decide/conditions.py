@@ -87,7 +87,7 @@ def _waited_for(facts: Facts) -> str:
 def _trouble_words(facts: Facts, trouble: Trouble) -> str:
     """The worst trouble, with the name of the pod that has it and how many others are broken."""
     if facts.culprit is None:
-        return f"the Deployment: {trouble.message}"
+        return trouble.message if trouble == facts.node_trouble else f"the Deployment: {trouble.message}"
     others = f" (and {len(facts.broken) - 1} more)" if len(facts.broken) > 1 else ""
     return f"{facts.culprit.name}{others}: {trouble.message}"
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ryzanstein_operator.api.conditions import ConditionType
-from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.inference_service import InferenceService, UnhealthyNode
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide import claims, pods, steps
+from ryzanstein_operator.decide import claims, pods, sight, steps
 from ryzanstein_operator.decide.observed import Observed
 from ryzanstein_operator.decide.pods import Trouble, Worker
 from ryzanstein_operator.desired import names
@@ -22,9 +22,12 @@ _POD_NAME = re.compile(r'pods "[^"]*"')
 class Facts:
     """service: None where the spec cannot be read; blocked: why the children cannot be made so as they should be.
 
-    answering: ready endpoints that are not terminating; revision: the one wanted; rival: the older service that owns
+    answering: replicas that most gateways would send requests to; as long as none has said, ready endpoints that are
+    not terminating. revision: the one wanted; rival: the older service that owns
     the model name, as namespace/name; rolled_out and stalled: the Deployment's own word about the latest spec.
     leftovers: a sentence for each pod that should be gone and is not; was_ready: what the status says so far.
+    node_trouble: why replicas were taken from a node; unhealthy_nodes: all that cannot be counted on, as the status
+    tells it.
     """
 
     service: InferenceService | None
@@ -38,6 +41,8 @@ class Facts:
     stalled: str
     leftovers: tuple[str, ...]
     was_ready: bool
+    node_trouble: Trouble | None = None
+    unhealthy_nodes: tuple[UnhealthyNode, ...] = ()
 
     @property
     def wanted(self) -> int:
@@ -85,6 +90,8 @@ class Facts:
     def trouble(self) -> Trouble | None:
         """What is worst, of the pods that are and of those that may not be."""
         found = [worker.trouble for worker in self.workers if worker.trouble]
+        if self.node_trouble and len(self.ready) < self.wanted:
+            found.append(self.node_trouble)
         return pods.worst(found + ([Trouble(Reason.PODS_REFUSED, self.pods_refused)] if self.pods_refused else []))
 
 
@@ -99,7 +106,7 @@ def gather(
     return Facts(
         service=service,
         blocked=blocked,
-        workers=pods.workers(observed.pods, now),
+        workers=sight.beheld(pods.workers(observed.pods, now), observed),
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
@@ -108,6 +115,8 @@ def gather(
         stalled=str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else "",
         leftovers=steps.leftover_words(observed.pods, now),
         was_ready=_was_ready(observed.service),
+        node_trouble=sight.node_trouble(observed),
+        unhealthy_nodes=sight.unhealthy_nodes(observed),
     )
 
 
@@ -125,7 +134,10 @@ def _deployment_conditions(live: Manifest) -> dict[str, Manifest]:
 
 
 def _answering(observed: Observed, name: str) -> int:
-    """Ready endpoints by their pods: a dual-stack Service lists each pod in two slices."""
+    """What gateways see; else ready endpoints by their pods: a dual-stack Service lists each pod in two slices."""
+    seen = sight.answering(observed.views)
+    if seen is not None:
+        return seen
     found = set()
     for endpoint_slice in observed.endpoint_slices:
         labels = endpoint_slice["metadata"].get("labels", {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Self
 
 from ryzanstein_operator.api.wire import Manifest
@@ -60,6 +61,25 @@ class ServiceView:
 
 
 @dataclass(frozen=True)
+class NodeVerdict:
+    """A node that cannot be counted on.
+
+    reason: NodeNotReady, NodeUnreachable or AcceleratorFault; message: the cause in words, the same as long as it is
+    the same cause. lost: its pods are to be replaced, all of them. shunned: nothing new is to be put there, so it is
+    tainted where that is allowed. tainted: our taint has been seen on it. well_since: when it began to look well again.
+    """
+
+    node: str
+    reason: str
+    message: str
+    since: datetime
+    lost: bool = False
+    shunned: bool = False
+    tainted: bool = False
+    well_since: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
     """One InferenceService and what belongs to it. All manifests are as the API server returned them.
 
@@ -74,6 +94,7 @@ class Observed:
         service, its last word. Empty where none has.
     lost_nodes: nodes whose pods are to be replaced, with the words that say why (decide/nodes.py). A pod on one of
         them is as good as gone, whatever its own status says.
+    nodes: the nodes that cannot be counted on, by name; None as long as nobody has looked.
     refused: what the API server refused at the last visit and the sentence it gave; empty once it was accepted.
     """
 
@@ -85,4 +106,5 @@ class Observed:
     demand: Demand | None = None
     views: tuple[ServiceView, ...] = ()
     lost_nodes: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, NodeVerdict] | None = None
     refused: Mapping[Ref, str] = field(default_factory=dict)

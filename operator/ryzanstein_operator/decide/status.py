@@ -33,6 +33,7 @@ def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -
         url=service_url(settings),
         model=ServedModel(name=facts.service.model_name, uri=facts.service.spec.model.uri) if facts.service else None,
         nodes=sorted({worker.node for worker in facts.ready if worker.node}),
+        unhealthy_nodes=list(facts.unhealthy_nodes),
         conditions=conditions,
     )
 
@@ -63,6 +64,16 @@ def transition_events(live: Manifest, status: Status) -> Iterator[EmitEvent]:
         if event and event not in told:
             told.add(event)
             yield event
+    yield from _node_events(live, status)
+
+
+def _node_events(live: Manifest, status: Status) -> Iterator[EmitEvent]:
+    before = {one["name"]: one["reason"] for one in live.get("status", {}).get("unhealthyNodes") or ()}
+    for node in status.unhealthy_nodes:
+        if before.get(node.name) != node.reason:
+            yield EmitEvent("Warning", Reason.NODE_UNHEALTHY, f"{node.name}: {node.reason}: {node.message}")
+    for name in sorted(before.keys() - {node.name for node in status.unhealthy_nodes}):
+        yield EmitEvent("Normal", Reason.NODE_RECOVERED, f"{name} is counted on again")
 
 
 def _event(new: Condition, old: Manifest) -> EmitEvent | None:

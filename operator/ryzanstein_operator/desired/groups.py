@@ -8,6 +8,7 @@ from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.metadata import manifest
+from ryzanstein_operator.desired.placement import HOSTNAME, apart
 from ryzanstein_operator.desired.workers import bare_template, revision_of
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker.contract import ENV_GROUP_KEY_FILE, GROUP_PORT, LABEL_GROUP, LABEL_POD_INDEX
@@ -19,7 +20,6 @@ _KEY_DIR = "/etc/ryzanstein/group"
 _KEY_MODE = 0o440  # root's, and readable to the pod's fsGroup, which the worker runs as
 _ENV_NODE_RANK = "RYZANSTEIN_NODE_RANK"
 _ENV_REVISION = "RYZANSTEIN_REVISION"
-_HOSTNAME = "kubernetes.io/hostname"
 
 
 def revision(service: InferenceService, settings: Settings) -> str:
@@ -91,8 +91,10 @@ def _place_together(pod: Manifest, service: InferenceService, group: str) -> Non
     """Each pod of the group on a node of its own, and where asked for, all within one value of the topology's label."""
     same = {"labelSelector": {"matchLabels": {LABEL_GROUP: group}}}
     affinity = pod.setdefault("affinity", {})
-    apart = affinity.setdefault("podAntiAffinity", {})
-    apart["requiredDuringSchedulingIgnoredDuringExecution"] = [{**same, "topologyKey": _HOSTNAME}]
+    terms = affinity.setdefault("podAntiAffinity", {})
+    terms["requiredDuringSchedulingIgnoredDuringExecution"] = [{**same, "topologyKey": HOSTNAME}]
+    # Rather where no other group sits, one that is being taken off a dead node included.
+    terms["preferredDuringSchedulingIgnoredDuringExecution"] = apart(names.selector(service.metadata.name))
     if service.spec.parallelism.topology_key:
         near = [{**same, "topologyKey": service.spec.parallelism.topology_key}]
         affinity["podAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": near}

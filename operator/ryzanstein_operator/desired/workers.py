@@ -11,6 +11,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.arguments import fetch_arguments, serve_arguments
 from ryzanstein_operator.desired.metadata import manifest
+from ryzanstein_operator.desired.placement import apart, over_zones, tolerations
 from ryzanstein_operator.desired.resources import container_resources, fetch_resources
 from ryzanstein_operator.desired.source import MODELS_DIR, VOLUME, Download, model_source
 from ryzanstein_operator.desired.traces import trace_environment
@@ -58,15 +59,10 @@ def pod_template(service: InferenceService, settings: Settings) -> Manifest:
     template = bare_template(service, settings)
     revision = revision_of(template)
     template["metadata"]["labels"][names.LABEL_REVISION] = revision
-    template["spec"]["topologySpreadConstraints"] = [
-        {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            # By revision, so that the pods on their way out do not push the new ones onto one node.
-            "labelSelector": {"matchLabels": {**names.selector(name), names.LABEL_REVISION: revision}},
-        }
-    ]
+    # By revision, so that the pods of an old one do not push the new ones onto one node.
+    siblings = {**names.selector(name), names.LABEL_REVISION: revision}
+    preferred = {"preferredDuringSchedulingIgnoredDuringExecution": apart(siblings)}
+    template["spec"] |= {"affinity": {"podAntiAffinity": preferred}, "topologySpreadConstraints": over_zones(siblings)}
     return template
 
 
@@ -93,6 +89,7 @@ def _pod_spec(service: InferenceService, settings: Settings) -> Manifest:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "tolerations": tolerations(spec.template.tolerations),
         "containers": [_worker(service, settings)],
         "volumes": volumes + ([source.volume] if source.volume else []),
     }
@@ -100,8 +97,6 @@ def _pod_spec(service: InferenceService, settings: Settings) -> Manifest:
         pod["initContainers"] = [_fetch(spec, source.download, settings)]
     if spec.template.node_selector:
         pod["nodeSelector"] = dict(spec.template.node_selector)
-    if spec.template.tolerations:
-        pod["tolerations"] = [toleration.to_wire() for toleration in spec.template.tolerations]
     return pod
 
 

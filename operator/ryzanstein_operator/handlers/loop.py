@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,12 +14,15 @@ from ryzanstein_operator.cluster.apply import Executor, NotLeadingError, Outcome
 from ryzanstein_operator.cluster.client import ApiError
 from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.lease import Lease
-from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of
+from ryzanstein_operator.cluster.nodes import NodeHealth
+from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key, Observer, key_of
 from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import Plan
 from ryzanstein_operator.decide.reconcile import reconcile, reconcile_routes
 from ryzanstein_operator.doorbell import Heard
+from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_operator.handlers.queue import WorkQueue
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
@@ -28,6 +32,9 @@ logger = logging.getLogger(__name__)
 WORKERS: Final = 4
 """Visits at one time. They wait for the API server, so a few keep it busy enough."""
 RESYNC_SECONDS: Final = 600.0
+FORGET_SECONDS: Final = 1.0
+SIGHT_SECONDS: Final = 0.05
+"""A visit to the nodes waits less than one to a service: those want to know what came of it."""
 LEAD_POLL_SECONDS: Final = 0.2
 
 
@@ -43,9 +50,11 @@ class Loop:
         lease: Lease,
         metrics: Metrics,
         demands: Demands,
+        views: Views,
     ) -> None:
         self._settings, self._cache, self._observer = settings, cache, observer
         self._executor, self._lease, self._metrics, self._demands = executor, lease, metrics, demands
+        self._views, self._nodes = views, NodeHealth(cache, views, settings)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._refused: dict[Key, dict[Ref, str]] = {}
         self._refresh = asyncio.Event()
@@ -71,6 +80,8 @@ class Loop:
         if manifest["kind"] == SERVICES.kind and _other_spec(kind, manifest, before):
             # Two services may claim one model name, and the route table is over all of them.
             await self._wake_all()
+        elif key == NODES_VISIT:
+            await self._queue.add(key, SIGHT_SECONDS)
         elif (changed or kind is None) and (key.name or key == ROUTES_VISIT):
             await self._queue.add(key)
 
@@ -82,12 +93,27 @@ class Loop:
         await self._queue.add(service)
         return Heard.LEADING if self._lease.held() and not self.fault else Heard.STANDBY
 
+    async def heard_view(self, view: GatewayView) -> Heard:
+        """Take in how a gateway sees the replicas, and visit what it sees otherwise than before."""
+        told = [(Key(one.namespace, one.service), one.view) for one in view.services]
+        if not self.fault:  # before the first list is through, nobody knows which services there are
+            told = [(key, seen) for key, seen in told if self._cache.get(SERVICES, key.namespace, key.name)]
+        await self._seen_otherwise(self._views.tell(view.sender, told))
+        return Heard.LEADING if self._lease.held() and not self.fault else Heard.STANDBY
+
+    async def _seen_otherwise(self, services: set[Key]) -> None:
+        for service in services:
+            await self._queue.add(service)
+        if services:
+            await self._queue.add(NODES_VISIT, SIGHT_SECONDS)
+
     # --- running -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """List everything once, then visit. Ends only by being cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_fresh())
+            group.create_task(self._forget_views())
             for _ in range(WORKERS):
                 group.create_task(self._work())
 
@@ -107,7 +133,14 @@ class Loop:
                 async with asyncio.timeout(RESYNC_SECONDS):
                     await self._refresh.wait()
 
+    async def _forget_views(self) -> None:
+        """A gateway that has fallen silent is no witness any more."""
+        while True:
+            await asyncio.sleep(FORGET_SECONDS)
+            await self._seen_otherwise(self._views.forget())
+
     async def _wake_all(self) -> None:
+        await self._queue.add(NODES_VISIT, SIGHT_SECONDS)
         for service in self._observer.services():
             await self._queue.add(key_of(service))
         await self._queue.add(ROUTES_VISIT)
@@ -149,15 +182,26 @@ class Loop:
             services = self._observer.services()
             self._metrics.count_services(_conditions(services))
             return await self._carry_out(key, reconcile_routes(services, self._observer.routes(), self._settings), None)
+        if key == NODES_VISIT:
+            return await self._look_after_nodes()
         observed = await self._observer.observe(key, self._refused.get(key, {}))
         if observed is None:
             self._refused.pop(key, None)
             return Outcome()
+        nodes = self._nodes
+        observed = replace(observed, views=self._views.of(key), nodes=nodes.verdicts, lost_nodes=nodes.lost(key))
         plan = reconcile(observed, self._settings, datetime.now(UTC))
         outcome = await self._carry_out(key, plan, observed.service)
         if observed.demand is not None:
             self._demands.spoken(key)
         return outcome
+
+    async def _look_after_nodes(self) -> Outcome:
+        plan, concerned = await self._nodes.visit()
+        self._metrics.count_nodes(self._nodes.verdicts or {})
+        for service in concerned:
+            await self._queue.add(service)
+        return await self._carry_out(NODES_VISIT, plan, None)
 
     async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
         if plan.contains_actions():

@@ -16,9 +16,11 @@ from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.observe import Cache, Key, Observer
+from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
+from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_operator.handlers.loop import Loop
-from ryzanstein_operator.handlers.watch import handle_signals, scopes, watch
+from ryzanstein_operator.handlers.watch import NODE_SCOPE, handle_signals, scopes, watch
 from ryzanstein_operator.health import Answer, HealthServer, Probes
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
@@ -45,7 +47,8 @@ class Operator:
         executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
         demands = Demands()
         observer = Observer(cluster, cache, settings, demands.of)
-        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands)
+        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands, Views())
+        self._cache = cache
         self._event_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
@@ -77,6 +80,8 @@ class Operator:
             for scope in scopes(self._settings):
                 watching = watch(scope, self._cluster, self._settings, self._loop, self._freshness, self._stop)
                 self._start(_WATCH, watching)
+            if self._settings.node_health:
+                self._start(_WATCH, self._watch_nodes())
             await self._first_end()
         finally:
             await self._end()
@@ -105,6 +110,15 @@ class Operator:
         for part in late:
             part.cancel()
         await asyncio.gather(*self._parts, return_exceptions=True)
+
+    async def _watch_nodes(self) -> None:
+        """Once they could be listed: where they may not be read, a watch would fail and fail again."""
+        while not self._cache.knows_nodes:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._stop.wait()
+                    return
+        await watch(NODE_SCOPE, self._cluster, self._settings, self._loop, self._freshness, self._stop)
 
     async def _keep_beating(self) -> None:
         while True:
@@ -136,6 +150,10 @@ class Operator:
         heard = self._loop.heard(Key(word.namespace, word.service), word.sender, word.waiting)
         return asyncio.run_coroutine_threadsafe(heard, self._event_loop).result(HEAR_SECONDS)
 
+    def hear_view(self, view: GatewayView) -> Heard:
+        """How a gateway sees the replicas, asked as above. Raises TimeoutError."""
+        return asyncio.run_coroutine_threadsafe(self._loop.heard_view(view), self._event_loop).result(HEAR_SECONDS)
+
     def _render(self) -> bytes:
         self._metrics.leader.set(self._lease.held())
         self._metrics.watch_freshness.set(self._freshness.age())
@@ -163,7 +181,8 @@ async def serve(settings: Settings, host: str, port: int, demand_port: int = con
         with contextlib.ExitStack() as servers:
             servers.enter_context(HealthServer(operator.probes, host, port))
             if settings.demand_key_file is not None:
-                servers.enter_context(Doorbell(operator.hear, settings.demand_key_file, host, demand_port))
+                bell = Doorbell(operator.hear, operator.hear_view, settings.demand_key_file, host, demand_port)
+                servers.enter_context(bell)
             await operator.run()
     finally:
         await cluster.close()

@@ -16,7 +16,7 @@ import kopf
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.heartbeat import Freshness, version_of
 from ryzanstein_operator.cluster.observe import selectors
-from ryzanstein_operator.cluster.resources import LEASES, ROUTES, WATCHED, Resource
+from ryzanstein_operator.cluster.resources import LEASES, NODES, ROUTES, WATCHED, Resource
 from ryzanstein_operator.handlers.loop import Loop
 from ryzanstein_operator.settings import Settings
 
@@ -67,6 +67,9 @@ class Scope:
 
     resources: tuple[Resource, ...]
     namespaces: tuple[str, ...]
+
+
+NODE_SCOPE: Final = Scope((NODES,), ())
 
 
 def scopes(settings: Settings) -> tuple[Scope, Scope]:

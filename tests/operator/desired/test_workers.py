@@ -164,7 +164,7 @@ def test_image_policy_nodes_and_tolerations_come_from_the_template() -> None:
     for container in (*pod["containers"], *pod["initContainers"]):
         assert (container["image"], container["imagePullPolicy"]) == ("team/worker:2", "Always")
     assert pod["nodeSelector"] == {"pool": "gpu"}
-    assert pod["tolerations"] == chosen["tolerations"]
+    assert pod["tolerations"][0] == chosen["tolerations"][0]
     assert worker()["image"] == SETTINGS.worker_image
 
 
@@ -209,8 +209,36 @@ def test_the_pods_carry_the_selector_and_the_revision() -> None:
     assert found["selector"]["matchLabels"].items() <= labels.items()
     assert names.LABEL_REVISION not in found["selector"]["matchLabels"]
     (spread,) = found["template"]["spec"]["topologySpreadConstraints"]
-    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    (apart,) = found["template"]["spec"]["affinity"]["podAntiAffinity"].values()
+    for term in (spread, apart[0]["podAffinityTerm"]):
+        chosen = term["labelSelector"]["matchLabels"]
+        assert chosen.items() <= labels.items()
+        assert names.LABEL_REVISION in chosen
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    assert apart[0]["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+
+
+LOST = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ours"),
+    [
+        ([], LOST),
+        ([{"key": "gpu", "operator": "Exists"}], LOST),
+        ([{"key": LOST[1], "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}], LOST[:1]),
+        ([{"key": LOST[1], "operator": "Exists", "effect": "NoSchedule"}], LOST),
+        ([{"operator": "Exists"}], ()),
+        ([{"operator": "Exists", "effect": "NoExecute"}], ()),
+    ],
+)
+def test_pods_leave_a_node_that_kubernetes_calls_lost_soon_unless_the_user_says_otherwise(
+    chosen: list[dict[str, Any]], ours: tuple[str, ...]
+) -> None:
+    found = template(template={"tolerations": chosen})["spec"]["tolerations"]
+    assert found[: len(chosen)] == chosen
+    assert tuple(one["key"] for one in found[len(chosen) :]) == ours
+    assert all((one["effect"], one["tolerationSeconds"]) == ("NoExecute", 30) for one in found[len(chosen) :])
 
 
 def test_the_same_input_gives_the_same_manifests_and_stays_as_it_was() -> None:

@@ -1,0 +1,124 @@
+"""The health of nodes from one visit to the next: what is known goes in, the rules of `decide` judge, a Plan comes out.
+
+Knows where each thing comes from; decides nothing. Use within one event loop.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.observe import NODES_VISIT, Cache, Key, key_of
+from ryzanstein_operator.cluster.probe import Probe, ask_kubelets
+from ryzanstein_operator.cluster.resources import NODES, PODS, SERVICES
+from ryzanstein_operator.cluster.views import Views
+from ryzanstein_operator.decide.evidence import UNREACHABLE, faults
+from ryzanstein_operator.decide.failover import failover, lost_nodes
+from ryzanstein_operator.decide.nodes import controls, judge, seeds, suspects
+from ryzanstein_operator.decide.observed import NodeVerdict
+from ryzanstein_operator.decide.plan import Plan
+from ryzanstein_operator.decide.scene import Node, Scene, Seat, Tries, node_of, seats
+from ryzanstein_operator.settings import Settings
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class NodeHealth:
+    """Holds the verdicts. Those of a life before are found again in statuses and taints."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        views: Views,
+        settings: Settings,
+        probe: Probe = ask_kubelets,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._cache, self._views, self._settings = cache, views, settings
+        self._probe, self._now = probe, now
+        self._verdicts: Mapping[str, NodeVerdict] | None = None
+        self._tries: Mapping[str, Tries] = {}
+        self._faults: Mapping[str, tuple[tuple[Seat, str], ...]] = {}
+
+    @property
+    def verdicts(self) -> Mapping[str, NodeVerdict] | None:
+        """The nodes that cannot be counted on; None before the first visit."""
+        return self._verdicts
+
+    def lost(self, service: Key) -> dict[str, str]:
+        """The nodes whose pods are as good as gone for a service, and why."""
+        return lost_nodes(self._verdicts or {}, self._faults, (service.namespace, service.name))
+
+    async def visit(self) -> tuple[Plan, frozenset[Key]]:
+        """What is to be done, and the services for which something has changed."""
+        scene = self._scene()
+        if self._calm(scene):
+            self._verdicts = {}
+            return Plan(), frozenset()
+        doubted = suspects(scene)
+        if doubted and scene.nodes:
+            asked = (*doubted, *controls(scene, doubted))
+            kubelets = await self._probe([scene.nodes[name] for name in asked])
+            scene = replace(self._scene(), kubelets=kubelets)  # looked at anew: seconds have passed
+        verdicts, said = judge(scene), faults(scene)
+        result = failover(scene, verdicts)
+        changed = self._changed(scene, verdicts, said)
+        self._verdicts, self._tries, self._faults = verdicts, result.tries, said
+        return result.plan, changed
+
+    def _scene(self) -> Scene:
+        nodes = self._nodes()
+        now = self._now()
+        before = self._verdicts
+        if before is None:
+            before = seeds(self._cache.all(SERVICES), nodes or {}, now)
+        return Scene(
+            nodes=nodes,
+            seats=seats(self._cache.all(PODS)),
+            views={(key.namespace, key.name): views for key, views in self._views.punctual().items()},
+            before=before,
+            taints=self._settings.node_taints,
+            now=now,
+            tries=self._tries,
+        )
+
+    def _nodes(self) -> Mapping[str, Node] | None:
+        if not self._cache.knows_nodes:
+            return None
+        return {node.name: node for node in map(node_of, self._cache.of(NODES, NODES_VISIT))}
+
+    @staticmethod
+    def _calm(scene: Scene) -> bool:
+        """Whether there is nothing to judge, which is nearly always so."""
+        nodes = (scene.nodes or {}).values()
+        rows = (row for views in scene.views.values() for view in views for row in view.replicas)
+        quiet = all(row.state != UNREACHABLE and not row.accelerator_fault for row in rows)
+        return quiet and not scene.before and all(node.well and not node.taint for node in nodes)
+
+    def _changed(
+        self,
+        scene: Scene,
+        verdicts: Mapping[str, NodeVerdict],
+        said: Mapping[str, tuple[tuple[Seat, str], ...]],
+    ) -> frozenset[Key]:
+        """The services that have, or had, to do with a node about which something else is to be told now."""
+        before = self._verdicts if self._verdicts is not None else {}
+        either = before.keys() | verdicts.keys() | self._faults.keys() | said.keys()
+        changed = {
+            name
+            for name in either
+            if _told(before.get(name)) != _told(verdicts.get(name)) or self._faults.get(name) != said.get(name)
+        }
+        found = {Key(*seat.service) for seat in scene.seats if seat.node in changed}
+        found |= {key_of(service) for service in self._cache.all(SERVICES) if _names(service) & changed}
+        return frozenset(found)
+
+
+def _told(verdict: NodeVerdict | None) -> object:
+    return verdict and (verdict.reason, verdict.message, verdict.lost, verdict.shunned)
+
+
+def _names(service: Manifest) -> set[str]:
+    return {one["name"] for one in service.get("status", {}).get("unhealthyNodes") or ()}
