@@ -30,10 +30,12 @@ DEMAND_PATH: Final = "/demand"
 """On DEMAND_PORT: a POST of {"namespace", "service", "waiting", "sender"}, with the key that both have mounted. 200
 from the operator that leads, 503 from one that stands by (and keeps it in mind)."""
 VIEWS_PATH: Final = "/views"
-"""On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender", "services":
-[{"namespace", "service", "sound": how many it would send requests to, "replicas": [{"address", "state", "reason",
-"seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging, NotReady or
-Draining; `seconds`: for how long. At once when something changed, else every few seconds."""
+"""On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
+"services": [{"namespace", "service", "sound": how many it would send requests to, "replicas": [{"address", "state",
+"reason", "seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging,
+NotReady or Draining; `seconds`: since the last sign of life of one that is missing or lags, else for how long it is so.
+At once when something changed, else every few seconds. A replica that Kubernetes calls not ready is named only where it
+tells of a fault of its accelerator."""
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
@@ -136,5 +138,6 @@ E2E_REQUEST_LATENCY: Final = "ryzanstein_e2e_request_latency_seconds"
 REQUEST_QUEUE_TIME: Final = "ryzanstein_request_queue_time_seconds"
 REQUEST_PREFILL_TIME: Final = "ryzanstein_request_prefill_time_seconds"
 REQUEST_DECODE_TIME: Final = "ryzanstein_request_decode_time_seconds"
+ACCELERATOR_HEALTHY: Final = "ryzanstein_accelerator_healthy"
 METRIC_MODEL: Final = "model_name"
 METRIC_FINISHED_REASON: Final = "finished_reason"

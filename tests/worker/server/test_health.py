@@ -64,7 +64,7 @@ def _status(probes: Probes) -> dict[str, object]:
 
 def test_the_status_tells_all_at_once_and_is_200_whatever_it_tells() -> None:
     probes = Probes(Capacity(max_num_seqs=16, max_queued_requests=64))
-    known: dict[str, object] = {"max_num_seqs": 16, "max_queued_requests": 64, "nnodes": 1}
+    known: dict[str, object] = {"max_num_seqs": 16, "max_queued_requests": 64, "nnodes": 1, "accelerator_fault": ""}
     idle = known | {"ranks": [], "epoch": "", "beat_age": 0.0, "running": 0, "waiting": 0, "kv_cache_usage": 0.0}
     assert _status(probes) == idle | {"phase": "loading", "ready": False, "reason": "The model is loading."}
     ranks = [
@@ -79,6 +79,17 @@ def test_the_status_tells_all_at_once_and_is_200_whatever_it_tells() -> None:
     probes.phase, probes.engine = "serving", Engine(alive=False)
     reason = "rank 1 gave no sign of life for 12.0 s"
     assert _status(probes) == busy | {"phase": "serving", "ready": False, "reason": reason}
+
+
+@pytest.mark.parametrize("engine", [None, Engine(), Engine(alive=False)])
+def test_a_worker_on_a_broken_accelerator_is_not_ready_and_is_not_restarted_where_it_is(engine: Engine | None) -> None:
+    fault = ""
+    probes = Probes(accelerator_fault=lambda: fault)
+    probes.engine, probes.phase = engine, "loading" if engine is None else "serving"
+    fault = "GPU 0: it has fallen off the bus (XID 79)."
+    assert (probes.live().good, probes.ready().good) == (True, False)
+    status = _status(probes)
+    assert (status["ready"], status["reason"], status["accelerator_fault"]) == (False, fault, fault)
 
 
 async def test_a_server_that_stands_still_is_told_however_well_the_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from ryzanstein_worker.contract import EXIT_GROUP_LOST
 from ryzanstein_worker.engine.engine import Engine
 from ryzanstein_worker.engine.status import GroupLost, GroupLostError
 from ryzanstein_worker.errors import ConfigError
+from ryzanstein_worker.server.accelerator import Guard
 from ryzanstein_worker.server.api import build_app
 from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
 from ryzanstein_worker.server.gate import Gate
@@ -72,8 +73,10 @@ class _Worker:
         self._socket = api_socket
         self._grpc_port = grpc_port
         engine = config.engine
-        self._probes = Probes(Capacity(engine.max_num_seqs, engine.max_queued_requests), nnodes=engine.nnodes)
         self._metrics = ServerMetrics(config.served_model_name)
+        self._guard = Guard(engine.device, self._metrics)
+        capacity = Capacity(engine.max_num_seqs, engine.max_queued_requests)
+        self._probes = Probes(capacity, nnodes=engine.nnodes, accelerator_fault=self._guard.fault)
         model_dir = config.engine.model_path
         # Before the engine: what is wrong with these files is told without the wait for the weights.
         self._tokenizer = Tokenizer(model_dir)
@@ -93,6 +96,15 @@ class _Worker:
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
         following = asyncio.create_task(self._probes.follow_loop())
         try:
+            with self._guard:
+                return await self._guard.leave(await self._live(), self._stop.wait)
+        finally:
+            following.cancel()
+            health.close()
+
+    async def _live(self) -> int:
+        """From the load of the model to the end of the engine; the exit code."""
+        try:
             async with self._engine() as engine:
                 code = 0 if engine is None else await self._serve(engine)
             if code == 0:  # else what was running stays written down, for the next start
@@ -100,9 +112,11 @@ class _Worker:
             return code
         except GroupLostError as error:
             return _lost(error.lost)
-        finally:
-            following.cancel()
-            health.close()
+        except ConfigError:
+            if not self._guard.fault():
+                raise
+            _log.exception("the engine cannot start")  # on a device that is broken, which no user can mend
+            return EXIT_GROUP_LOST
 
     def _signalled(self) -> None:
         (self._hurry if self._stop.is_set() else self._stop).set()

@@ -13,6 +13,7 @@ import uvloop
 from ryzanstein_worker.config import GroupConfig, ServeConfig
 from ryzanstein_worker.contract import EXIT_CONFIG
 from ryzanstein_worker.engine.member import Ended, Member
+from ryzanstein_worker.server.accelerator import Guard
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 from ryzanstein_worker.telemetry.termination import write_termination_log
@@ -34,8 +35,10 @@ class _Headless:
         engine = config.engine
         self._config = config
         self._group = group
-        self._probes = Probes(Capacity(engine.max_num_seqs, engine.max_queued_requests), nnodes=engine.nnodes)
         self._metrics = ServerMetrics(config.served_model_name)
+        self._guard = Guard(engine.device, self._metrics)
+        capacity = Capacity(engine.max_num_seqs, engine.max_queued_requests)
+        self._probes = Probes(capacity, nnodes=engine.nnodes, accelerator_fault=self._guard.fault)
         self._signals: asyncio.Queue[None] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -47,7 +50,9 @@ class _Headless:
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
         following = asyncio.create_task(self._probes.follow_loop())
         try:
-            return await self._work(Member(config.engine, self._group))
+            with self._guard:
+                code = await self._work(Member(config.engine, self._group))
+                return await self._guard.leave(code, self._signals.get)
         finally:
             following.cancel()
             health.close()

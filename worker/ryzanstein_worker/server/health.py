@@ -1,7 +1,8 @@
 """Probes and metrics on a port and a thread of their own, so that they answer while the event loop is busy.
 
 Live: the engine's ranks show signs of life (read from shared memory; a long prefill is life, a queue is no death).
-Ready: live, warmed up, not draining. Status: the same and the load, for the gateway, which asks each second and wants
+Ready: live, warmed up, not draining, on accelerators that work (a restart would find them as they are, so their fault
+is no death). Status: the same and the load, for the gateway, which asks each second and wants
 to know all at once; it is 200 as long as the process answers. Knows no requests.
 """
 
@@ -71,6 +72,7 @@ class Status:
     kv_cache_usage: float  # 0..1
     max_num_seqs: int
     max_queued_requests: int
+    accelerator_fault: str  # a sentence; "" where none is known
     nnodes: int  # pods of the group
     ranks: tuple[RankStatus, ...]  # of all its pods, on the first; of its own on another; none while they start
 
@@ -87,9 +89,12 @@ class Verdict:
 class Probes:
     """What live and ready say. Written by the event loop's thread, read by any; each field is one reference."""
 
-    def __init__(self, capacity: Capacity | None = None, *, nnodes: int = 1) -> None:
+    def __init__(
+        self, capacity: Capacity | None = None, *, nnodes: int = 1, accelerator_fault: Callable[[], str] = str
+    ) -> None:
         self._capacity = capacity or Capacity()
         self._nnodes = nnodes
+        self._accelerator_fault = accelerator_fault
         self._turned: float | None = None  # time.monotonic() of the event loop's latest turn
         self.phase: Phase = "loading"
         self.engine: HealthSource | None = None
@@ -105,12 +110,14 @@ class Probes:
         engine = self.engine
         if engine is None:
             return _verdict(True, "The model is loading.", self.phase)
-        health = self._health(engine)
-        return _verdict(health.alive, health.reason, self.phase, health)
+        health, fault = self._health(engine), self._accelerator_fault()
+        return _verdict(health.alive or bool(fault), fault or health.reason, self.phase, health)
 
     def ready(self) -> Verdict:
         """Whether new requests should come here."""
         engine, phase = self.engine, self.phase
+        if fault := self._accelerator_fault():
+            return _verdict(False, fault, phase, engine.health() if engine is not None else None)
         if phase == "loading" or engine is None:
             return _verdict(False, "The model is loading.", phase)
         health = self._health(engine)
@@ -135,6 +142,7 @@ class Probes:
             kv_cache_usage=load.kv_cache_usage,
             max_num_seqs=self._capacity.max_num_seqs,
             max_queued_requests=self._capacity.max_queued_requests,
+            accelerator_fault=self._accelerator_fault(),
             nnodes=self._nnodes,
             ranks=tuple(RankStatus(r.rank, r.node_rank, r.state, round(r.age_seconds, 3)) for r in ranks),
         )

@@ -134,6 +134,10 @@ class ServerMetrics:
         """Show the engine's own numbers as they are at each scrape."""
         self.registry.register(_EngineCollector(self.model_name, stats))
 
+    def watch_accelerator(self, healthy: Callable[[], bool | None]) -> None:
+        """Show whether the accelerators work, where it is known."""
+        self.registry.register(_AcceleratorCollector(self.model_name, healthy))
+
     def render(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self.registry)
@@ -226,3 +230,17 @@ class _EngineCollector(Collector):
             counter = CounterMetricFamily(name, text, labels=[contract.METRIC_MODEL])
             counter.add_metric([self._model_name], value)
             yield counter
+
+
+class _AcceleratorCollector(Collector):
+    def __init__(self, model_name: str, healthy: Callable[[], bool | None]) -> None:
+        self._model_name = model_name
+        self._healthy = healthy
+
+    def collect(self) -> Iterator[Metric]:
+        healthy = self._healthy()
+        if healthy is not None:
+            text = "0 once an accelerator of this pod cannot be used any more."
+            gauge = GaugeMetricFamily(contract.ACCELERATOR_HEALTHY, text, labels=[contract.METRIC_MODEL])
+            gauge.add_metric([self._model_name], float(healthy))
+            yield gauge
