@@ -2,17 +2,20 @@
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fakeapi
+import pytest
+
 import operator_builders as build
 from fakeapi import FakeApi
 from healthpages import HealthPages, health_pages
 from kubeletside import KubeletSide, kubelet_side
+from ryzanstein_kubectl.commands.line import run
 from ryzanstein_worker import contract
 
 Manifest = dict[str, Any]
@@ -95,4 +98,28 @@ ALL_WELL = (
     condition("Degraded", "False", "AsExpected"),
 )
 
-wait_until = fakeapi.wait_until
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Plugin:
+    """Runs commands against the cluster of the test."""
+
+    def __init__(self, cluster: World, capsys: pytest.CaptureFixture[str]) -> None:
+        self._cluster, self._capsys = cluster, capsys
+
+    def __call__(self, *words: str) -> Done:
+        self._capsys.readouterr()
+        status = run(self._cluster.words(*words))
+        captured = self._capsys.readouterr()
+        return Done(status, captured.out, captured.err)

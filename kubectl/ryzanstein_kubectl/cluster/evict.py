@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ryzanstein_kubectl.cluster.look import NODES_PATH, Scope, items
+from ryzanstein_kubectl.cluster.look import Scope, items
 from ryzanstein_kubectl.cluster.session import Session
 from ryzanstein_kubectl.model.errors import CommandError
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import MERGE, ApiError
-from ryzanstein_operator.cluster.resources import PODS
+from ryzanstein_operator.cluster.resources import NODES, PODS
 from ryzanstein_worker import contract
 
 
@@ -46,7 +46,7 @@ async def evict(session: Session, pod: Manifest) -> Eviction:
 
 async def cordon(session: Session, node: str) -> bool:
     """No new pod is put on the node from now on. False if that was so already. Raises CommandError, ApiError."""
-    path = f"{NODES_PATH}/{node}"
+    path = NODES.path(name=node)
     try:
         live = await session.call("GET", path)
     except ApiError as error:

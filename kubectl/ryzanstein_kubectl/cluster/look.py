@@ -13,11 +13,10 @@ from ryzanstein_kubectl.model.pages import counters, status_page
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot, leaders
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import ApiError
-from ryzanstein_operator.cluster.resources import CHILDREN, PODS, SERVICES, Resource
+from ryzanstein_operator.cluster.resources import CHILDREN, NODES, PODS, SERVICES, Resource
 from ryzanstein_worker import contract
 
 CHUNK: Final = 500
-NODES_PATH: Final = "/api/v1/nodes"
 WORKLOADS: Final = ("Deployment", "StatefulSet")
 PageT = TypeVar("PageT")
 
@@ -119,7 +118,7 @@ async def pods_of(session: Session, scope: Scope) -> tuple[Manifest, ...]:
 async def nodes_of(session: Session) -> tuple[dict[str, Manifest], str]:
     """All nodes by name, or a sentence that says why they are not known."""
     try:
-        found = await _pages(session, NODES_PATH, {})
+        found = await items(session, NODES, "")
     except ApiError as error:
         if error.status not in (401, 403):
             raise

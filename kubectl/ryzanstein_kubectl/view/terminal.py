@@ -41,15 +41,23 @@ def mark(mood: Mood, *, plain: bool) -> Text:
     return Text((_PLAIN_MARKS if plain else _MARKS)[mood], STYLES[mood])
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """Columns without lines, as kubectl's; those in `right` hold numbers. The first gives way where space is short."""
+def table(*columns: str, right: Iterable[str] = (), give: Iterable[str] = ()) -> Table:
+    """Columns without lines, as kubectl's; those in `right` hold numbers, those in `give` are cut where space is
+    short. Fill it by `add_row`."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
-    for index, column in enumerate(columns):
+    for column in columns:
         justify: Any = "right" if column in right else "left"
-        made.add_column(
-            column, no_wrap=True, overflow="ellipsis", justify=justify, min_width=8 if index == 0 else len(column)
-        )
+        least = 8 if column in give else len(column)
+        made.add_column(Text(column, no_wrap=True), justify=justify, no_wrap=column not in give, min_width=least)
     return made
+
+
+def add_row(rows: Table, *cells: Text | str, style: str = "") -> None:
+    """One line of a table; no cell ever takes a second one."""
+    texts = [Text(cell) if isinstance(cell, str) else cell for cell in cells]
+    for text in texts:
+        text.no_wrap, text.overflow = True, "ellipsis"
+    rows.add_row(*texts, style=style)
 
 
 def dash(value: object | None) -> Text:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ryzanstein_kubectl.model.rates import Row
-from ryzanstein_kubectl.view.terminal import STYLES, dash, mark, percent, table
+from ryzanstein_kubectl.view.terminal import STYLES, add_row, dash, mark, percent, table
 
 COLUMNS = ("REPLICA", "SERVICE", "STATE", "RUN", "WAIT", "KV", "TOKENS/S", "TTFT P50", "NODE")
 NUMBERS = ("RUN", "WAIT", "KV", "TOKENS/S", "TTFT P50")
@@ -19,12 +19,16 @@ def top_view(rows: Sequence[Row], notes: Sequence[str], *, plain: bool) -> Rende
     if not rows:
         told = [Text(note, "dim") for note in notes]
         return Group(Text("No replicas run here; -n names another namespace, -A shows all."), *told)
-    made = table(*COLUMNS, right=NUMBERS)
+    spaces, services = {row.namespace for row in rows}, {(row.namespace, row.service) for row in rows}
+    columns = COLUMNS if len(services) > 1 else tuple(column for column in COLUMNS if column != "SERVICE")
+    made = table(*columns, right=NUMBERS, give=("REPLICA", "SERVICE", "NODE"))
     for row in rows:
-        made.add_row(*_cells(row, plain))
+        service = f"{row.namespace}/{row.service}" if len(spaces) > 1 else row.service
+        name, *rest = _cells(row, plain)
+        add_row(made, name, *([Text(service, "dim")] if len(services) > 1 else []), *rest)
     if len(rows) > 1:
-        made.add_section()
-        made.add_row(*_sum(rows), style="bold")
+        name, *rest = _sum(rows)
+        add_row(made, name, *([Text()] if len(services) > 1 else []), *rest, style="bold")
     return Group(made, *([Text(), *(Text(note, "dim") for note in notes)] if notes else []))
 
 
@@ -38,7 +42,6 @@ def _cells(row: Row, plain: bool) -> tuple[Text, ...]:
         kv = Text(percent(share), "red" if share >= FULL else "yellow" if share >= BUSY else "")
     return (
         Text.assemble(mark(row.mood, plain=plain), " ", row.replica),
-        Text(f"{row.namespace}/{row.service}", "dim"),
         Text(row.state, STYLES[row.mood]),
         running,
         waiting,
@@ -55,7 +58,6 @@ def _sum(rows: Sequence[Row]) -> tuple[Text, ...]:
     ready = sum(row.mood == "good" for row in rows)
     return (
         Text(f"  {ready} of {len(rows)} ready"),
-        Text(),
         Text(),
         dash(sum(load.running for load in loads) if loads else None),
         dash(sum(load.waiting for load in loads) if loads else None),

@@ -11,7 +11,7 @@ from rich.text import Text
 from ryzanstein_kubectl.model.ages import short
 from ryzanstein_kubectl.model.pages import Load, Rank
 from ryzanstein_kubectl.model.tree import Concern, Mood, Pod, Replica, Revision, Service
-from ryzanstein_kubectl.view.terminal import STYLES, dash, mark, percent, table
+from ryzanstein_kubectl.view.terminal import STYLES, add_row, dash, mark, percent, table
 
 COLUMNS = ("NAME", "STATE", "NODE", "AGE", "RESTARTS", "RUN", "WAIT", "KV")
 NUMBERS = ("RESTARTS", "RUN", "WAIT", "KV")
@@ -27,10 +27,10 @@ def tree_view(services: Sequence[Service], notes: Sequence[str], *, plain: bool)
     """Everything, ready to print."""
     if not services:
         return Group(Text("No InferenceServices here; -n names another namespace, -A shows all."), *_notes(notes))
-    rows = table(*COLUMNS, right=NUMBERS)
+    rows = table(*COLUMNS, right=NUMBERS, give=("NAME", "STATE", "NODE"))
     for index, service in enumerate(services):
         if index:
-            rows.add_row()
+            add_row(rows, "")
         _add_service(rows, service, plain)
     told = [part for service in services for part in _told(service, plain, named=len(services) > 1)]
     return Group(rows, *([Text()] if told else []), *told, *_notes(notes))
@@ -44,7 +44,7 @@ def _add_service(rows: Table, service: Service, plain: bool) -> None:
     name = Text.assemble(mark(service.mood, plain=plain), " ", (f"{service.namespace}/{service.name}", "bold"))
     enough = STYLES["good" if service.ready >= service.wanted else service.mood]
     count = Text(f"{service.ready}/{service.wanted} ready", enough if service.wanted else "dim")
-    rows.add_row(name, count, Text(service.uri, "dim"), short(service.age_seconds), "", "", "", "")
+    add_row(rows, name, count, Text(service.uri, "dim"), short(service.age_seconds), "", "", "", "")
     for last, revision in _marked(service.revisions):
         _add_revision(rows, revision, last, plain)
 
@@ -53,7 +53,7 @@ def _add_revision(rows: Table, revision: Revision, last: bool, plain: bool) -> N
     branch, end, bar = _GUIDES[plain]
     words = "current" if revision.current else "older"
     name = Text.assemble((end if last else branch, "dim"), f"revision {revision.name or '?'}")
-    rows.add_row(name, Text(words, "" if revision.current else "yellow"), "", "", "", "", "", "")
+    add_row(rows, name, Text(words, "" if revision.current else "yellow"), "", "", "", "", "", "")
     below = "   " if last else bar
     for final, replica in _marked(revision.replicas):
         stem, inner = (end, "   ") if final else (branch, bar)
@@ -68,7 +68,7 @@ def _add_group(rows: Table, replica: Replica, lead: str, below: str, plain: bool
     mood = max((pod.mood for pod in replica.pods), key=_WORSE.index)
     name = Text.assemble((lead, "dim"), mark(mood, plain=plain), " ", replica.name)
     state = Text("Ready" if replica.ready else "NotReady", STYLES[mood])
-    rows.add_row(name, state, Text(f"{len(replica.pods)} pods", "dim"), "", "", *_load(replica.load))
+    add_row(rows, name, state, Text(f"{len(replica.pods)} pods", "dim"), "", "", *_load(replica.load))
     for last, pod in _marked(replica.pods):
         stem, inner = (end, "   ") if last else (branch, bar)
         _add_pod(rows, pod, below + stem, below + inner, None, plain, blank=True)
@@ -80,10 +80,10 @@ def _add_pod(
     name = Text.assemble((lead, "dim"), mark(pod.mood, plain=plain), " ", pod.name)
     restarts = Text(str(pod.restarts), "yellow" if pod.restarts else "dim")
     cells = ("", "", "") if blank else _load(load)
-    rows.add_row(name, Text(pod.state, STYLES[pod.mood]), _node(pod), short(pod.age_seconds), restarts, *cells)
+    add_row(rows, name, Text(pod.state, STYLES[pod.mood]), _node(pod), short(pod.age_seconds), restarts, *cells)
     for last, (words, state, style) in _marked(list(_rank_lines(pod.ranks))):
         guide = _GUIDES[plain][1 if last else 0]
-        rows.add_row(Text.assemble((below + guide, "dim"), (words, style)), Text(state, style))
+        add_row(rows, Text.assemble((below + guide, "dim"), (words, style)), Text(state, style))
 
 
 def _node(pod: Pod) -> Text:
