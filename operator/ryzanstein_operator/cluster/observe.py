@@ -5,7 +5,7 @@ is listed anew at the start, every few minutes, and whenever the watch shows tha
 """
 
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +33,8 @@ from ryzanstein_worker import contract
 logger = logging.getLogger(__name__)
 
 LIST_CHUNK: Final = 500
+REMEMBERED_GONE: Final = 8192
+"""UIDs of deleted objects that are remembered. An answer is under way for seconds, and so many are not deleted then."""
 Kind = tuple[str, str]
 _NODE: Final = (NODES.api_version, NODES.kind)
 
@@ -73,13 +75,16 @@ class Cache:
         """Whether nodes may be read and have been."""
         self._objects: dict[Kind, dict[Key, Manifest]] = defaultdict(dict)
         self._by_visit: dict[tuple[Kind, Key], set[Key]] = defaultdict(set)
+        self._gone: OrderedDict[str, None] = OrderedDict()
 
     def put(self, manifest: Manifest) -> bool:
-        """Take in an object as the API server gave it. False if a newer one is known already."""
+        """Take in an object as the API server gave it. False if a newer one is known already, or that it has gone."""
         kind, place = _kind(manifest), _place(manifest)
         known = self._objects[kind].get(place)
         if known is not None and version_of(known) >= version_of(manifest):
             return False
+        if manifest["metadata"].get("uid") in self._gone:
+            return False  # an answer or a list that was under way when the watch told of the deletion
         if known is not None:
             self._by_visit[kind, key_of(known)].discard(place)
         self._objects[kind][place] = manifest if kind != _NODE else _slim(manifest)
@@ -92,8 +97,11 @@ class Cache:
         return known is not None and known["metadata"]["uid"] == manifest["metadata"]["uid"] and self.put(manifest)
 
     def drop(self, manifest: Manifest) -> bool:
-        """Forget an object; not if its place has been taken by another one since."""
+        """Forget an object; not if its place has been taken by another one since. It does not come back."""
         kind, place = _kind(manifest), _place(manifest)
+        self._gone[manifest["metadata"]["uid"]] = None
+        if len(self._gone) > REMEMBERED_GONE:
+            self._gone.popitem(last=False)
         known = self._objects[kind].get(place)
         if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
             return False
@@ -164,9 +172,12 @@ class Observer:
         if service is None:
             return None
         children = [child for resource in CHILDREN for child in self._cache.of(resource, visit)]
+        missing = self._missing(service, {_place_of_kind(child) for child in children})
+        if missing and not await self._still_there(service):
+            return None
         return Observed(
             service=service,
-            children=(*children, *await self._strangers(service, {_place_of_kind(child) for child in children})),
+            children=(*children, *await self._strangers(missing)),
             pods=self._cache.of(PODS, visit),
             endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
             services=self.services(),
@@ -180,17 +191,33 @@ class Observer:
     def routes(self) -> Manifest | None:
         return self._cache.get(ROUTES, self._settings.namespace, contract.ROUTES_CONFIG_MAP)
 
-    async def _strangers(self, service: Manifest, known: set[tuple[Kind, str]]) -> list[Manifest]:
-        """Objects without our label that bear a name we would take: read one by one, only where ours is missing.
+    async def _still_there(self, service: Manifest) -> bool:
+        """Asked before anything is made: the watch may tell of a service's end after that of its children."""
+        metadata = service["metadata"]
+        live = await self._read(SERVICES, metadata["namespace"], metadata["name"])
+        if live is not None and live["metadata"].get("uid") == metadata.get("uid"):
+            return True
+        self._cache.drop(service)
+        if live is not None:
+            self._cache.put(live)  # the watch wakes its visit
+        return False
+
+    @staticmethod
+    def _missing(service: Manifest, known: set[tuple[Kind, str]]) -> list[Ref]:
+        """Names we would take that no object with our label bears.
 
         StatefulSets of groups are not looked for: no other could be taken over, for the API server lets nobody change
         their selector.
         """
-        found, namespace = [], service["metadata"]["namespace"]
-        for version, kind, name in names.fixed_children(service["metadata"]["name"], pods_a_replica(service)):
-            if ((version, kind), name) not in known:
-                resource = resource_of(Ref(version, kind, namespace, name))
-                found.append(await self._read(resource, namespace, name))
+        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        wanted = names.fixed_children(name, pods_a_replica(service))
+        return [
+            Ref(version, kind, namespace, own) for version, kind, own in wanted if ((version, kind), own) not in known
+        ]
+
+    async def _strangers(self, missing: Iterable[Ref]) -> list[Manifest]:
+        """Objects without our label that bear a name we would take: read one by one, only where ours is missing."""
+        found = [await self._read(resource_of(ref), ref.namespace, ref.name) for ref in missing]
         return [manifest for manifest in found if manifest is not None]
 
     async def _read(self, resource: Resource, namespace: str, name: str) -> Manifest | None:

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 WORKERS: Final = 4
 """Visits at one time. They wait for the API server, so a few keep it busy enough."""
 RESYNC_SECONDS: Final = 600.0
+FIRST_LIST_SECONDS: Final = 2.0
+LISTS_SECONDS: Final = 0.2
+"""The watch lists all kinds at the same time: one list of ours answers to all of them."""
 FORGET_SECONDS: Final = 1.0
 SIGHT_SECONDS: Final = 0.05
 """A visit to the nodes waits less than one to a service: those want to know what came of it."""
@@ -58,24 +61,22 @@ class Loop:
         self._queue: WorkQueue[Key] = WorkQueue()
         self._refused: dict[Key, dict[Ref, str]] = {}
         self._refresh = asyncio.Event()
-        self._watched: set[str] = set()
         self.fault = "the first list is not through"
 
     # --- what the watch tells ------------------------------------------------------------------------
 
+    def listed(self) -> None:
+        """The watch has listed a kind: at the start, or because it was broken, and then deletions may have been missed.
+
+        It tells of what changes after its list. So what was deleted before it shows only in a list of ours that is
+        made later; an empty list of the watch calls no handler.
+        """
+        self._refresh.set()
+
     async def watched(self, kind: str | None, manifest: Manifest) -> None:
         """Take in one event: `kind` is the watch's ADDED, MODIFIED or DELETED, or None for an item of a first list."""
-        uid = manifest["metadata"]["uid"]
-        if kind is None and uid in self._watched:
-            # The watch lists again what it has shown before: it was broken, and deletions may have been missed.
-            self._refresh.set()
         before = self._cache.get(SERVICES, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
-        if kind == "DELETED":
-            self._watched.discard(uid)
-            changed = self._cache.drop(manifest)
-        else:
-            self._watched.add(uid)
-            changed = self._cache.put(manifest)
+        changed = self._cache.drop(manifest) if kind == "DELETED" else self._cache.put(manifest)
         key = key_of(manifest)
         if manifest["kind"] == SERVICES.kind and _other_spec(kind, manifest, before):
             # Two services may claim one model name, and the route table is over all of them.
@@ -118,6 +119,7 @@ class Loop:
                 group.create_task(self._work())
 
     async def _keep_fresh(self) -> None:
+        await self._listing(FIRST_LIST_SECONDS)
         while True:
             self._refresh.clear()
             try:
@@ -129,9 +131,14 @@ class Loop:
                 continue
             self.fault = ""
             await self._wake_all()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RESYNC_SECONDS):
-                    await self._refresh.wait()
+            await self._listing(RESYNC_SECONDS)
+
+    async def _listing(self, seconds: float) -> None:
+        """Wait until the watch lists, at most so long, and a little more for the lists of the other kinds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._refresh.wait()
+            await asyncio.sleep(LISTS_SECONDS)
 
     async def _forget_views(self) -> None:
         """A gateway that has fallen silent is no witness any more."""

@@ -18,6 +18,7 @@ from ryzanstein_operator.cluster.heartbeat import Freshness, version_of
 from ryzanstein_operator.cluster.observe import selectors
 from ryzanstein_operator.cluster.resources import LEASES, NODES, ROUTES, WATCHED, Resource
 from ryzanstein_operator.handlers.loop import Loop
+from ryzanstein_operator.handlers.session import session
 from ryzanstein_operator.settings import Settings
 
 SERVER_SECONDS: Final = 300
@@ -98,16 +99,8 @@ def registry(scope: Scope, cluster: Cluster, loop: Loop, freshness: Freshness) -
         kopf.on.event(resource.group, resource.version, resource.plural, registry=handlers)(handler)
 
     @kopf.on.login(registry=handlers)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        known = await cluster.credentials()
-        return kopf.ConnectionInfo(
-            server=known.server,
-            ca_path=known.ca_path,
-            token=known.token,
-            certificate_path=known.certificate_path,
-            private_key_path=known.private_key_path,
-            insecure=not known.verify,
-        )
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return session(await cluster.credentials(), loop.listed)
 
     return handlers
 

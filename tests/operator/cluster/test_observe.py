@@ -119,7 +119,7 @@ async def test_a_stranger_that_bears_our_name_is_observed(
     assert observed is not None
     assert [child["metadata"]["name"] for child in observed.children] == ["chat-workers"]
     read = [call for call in fake_api.calls if call.path.endswith(("/chat", "/chat-workers"))]
-    assert len(read) == len(names.CHILD_KINDS)
+    assert len(read) == 1 + len(names.CHILD_KINDS)  # the service itself, before anything is made for it
 
 
 async def test_of_a_service_of_groups_other_names_are_looked_up(
@@ -143,6 +143,29 @@ def test_an_object_that_has_gone_is_not_brought_back_by_a_late_answer() -> None:
     cache.drop(a_pod("a", 4))
     assert not cache.renew(a_pod("a", 4))
     assert cache.all(PODS) == ()
+
+
+def test_an_answer_that_was_under_way_at_a_deletion_brings_nothing_back() -> None:
+    cache = Cache()
+    cache.drop(a_pod("a", 4))  # the watch tells of the end before the answer to its making is there
+    assert not cache.put(a_pod("a", 3))
+    assert cache.put(a_pod("a", 5, uid="another"))
+
+
+async def test_nothing_is_made_for_a_service_whose_end_the_watch_has_not_told(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.put(a_service("chat"))
+    observer = Observer(cluster, Cache(), settings)
+    await observer.refresh()
+    fake_api.delete(SERVICES.kind, "team", "chat")
+    assert await observer.observe(CHAT, {}) is None
+    fake_api.put(a_service("chat"))
+    await observer.refresh()
+    fake_api.delete(SERVICES.kind, "team", "chat")
+    fake_api.put(a_service("chat"))  # another one of its name
+    assert await observer.observe(CHAT, {}) is None
+    assert await observer.observe(CHAT, {}) is not None
 
 
 async def test_a_kind_that_may_not_be_listed_is_named(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from ryzanstein_operator.handlers import queue as queue_module
 from ryzanstein_operator.handlers import run
 from ryzanstein_operator.handlers.run import Operator
 from ryzanstein_operator.settings import Settings
+from ryzanstein_worker import contract
 
 
 def a_service(name: str = "chat", **spec: object) -> Manifest:
@@ -67,6 +68,11 @@ async def until_quiet(api: FakeApi, seconds: float = 0.6) -> int:
 def children(api: FakeApi, name: str = "chat") -> list[Manifest]:
     found = [api.get(kind, "team", child_name(kind, name)) for _, kind in CHILD_KINDS]
     return [child for child in found if child]
+
+
+def table(api: FakeApi) -> str:
+    found = api.get("ConfigMap", "release", contract.ROUTES_CONFIG_MAP)
+    return str(found["data"][contract.ROUTES_KEY]) if found else ""
 
 
 def conditions(api: FakeApi, name: str = "chat") -> dict[str, Manifest]:
@@ -123,6 +129,18 @@ async def test_what_was_deleted_while_the_watch_was_broken_is_made_again(
         fake_api.delete("Deployment", "team", "chat", unseen=True)
         fake_api.break_watches()
         await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
+
+
+async def test_an_end_that_the_watch_missed_shows_though_its_next_list_is_empty(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    async with running(cluster, settings):
+        fake_api.put(a_service())
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
+        await until_quiet(fake_api)
+        fake_api.delete(SERVICES.kind, "team", "chat", unseen=True)
+        fake_api.break_watches()
+        await until(lambda: '"models": []' in table(fake_api))
 
 
 async def test_a_deleted_service_leaves_nothing_and_makes_no_noise(

@@ -7,7 +7,6 @@ import json
 import signal
 import threading
 import time
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,20 +95,30 @@ class Lane:
 
     def create(self, name: str, **spec: Any) -> None:
         body: Manifest = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": name}}
-        self.server.request(
-            "POST", SERVICES.path(self.namespace), body | {"spec": {"model": {"uri": "demo://"}} | spec}
-        )
+        body["spec"] = {"model": {"uri": "demo://"}} | spec
+        self._recorded(self.server.request("POST", SERVICES.path(self.namespace), body))
 
     def change(self, name: str, **spec: Any) -> None:
-        self.server.request("PATCH", SERVICES.path(self.namespace, name), {"spec": spec}, Content_Type=MERGE)
+        path = SERVICES.path(self.namespace, name)
+        self._recorded(self.server.request("PATCH", path, {"spec": spec}, Content_Type=MERGE))
 
     def delete(self, name: str) -> None:
-        try:
-            self.server.request("DELETE", SERVICES.path(self.namespace, name))
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code != 404:
-                    raise
+        """Returns once the recorder has seen it, as the others do: a later look at what is sees nothing older."""
+        path = SERVICES.path(self.namespace, name)
+        if (live := self.server.get(path)) is None:
+            return
+        self.server.request("DELETE", path)
+        uid, ident = live["metadata"]["uid"], (SERVICES.kind, name)
+        gone = self.history.wait(lambda now: now.get(ident, {}).get("metadata", {}).get("uid") != uid, WAIT_SECONDS)
+        assert gone, f"the recorder has not seen the end of {name}"
+
+    def _recorded(self, live: Manifest) -> None:
+        ident, version = (SERVICES.kind, live["metadata"]["name"]), int(live["metadata"]["resourceVersion"])
+
+        def seen(now: dict[Ident, Manifest]) -> bool:
+            return ident in now and int(now[ident]["metadata"]["resourceVersion"]) >= version
+
+        assert self.history.wait(seen, WAIT_SECONDS), f"the recorder has not seen {ident[1]}"
 
     # --- the operator --------------------------------------------------------------------------------------
 
@@ -145,6 +154,12 @@ class Lane:
     def kill(self) -> None:
         """SIGKILL, and nothing follows."""
         self.operator.end(signal.SIGKILL)
+
+    def forget_table(self) -> None:
+        """As if no operator had ever been here."""
+        self.server.request("DELETE", f"/api/v1/namespaces/{self.namespace}/configmaps/{contract.ROUTES_CONFIG_MAP}")
+        ident = ("ConfigMap", contract.ROUTES_CONFIG_MAP)
+        assert self.history.wait(lambda now: ident not in now, WAIT_SECONDS), "the recorder sees the old table"
 
     def second_proxy(self) -> FaultProxy:
         """Another way to the API server, so that two operators' calls can be told apart."""

@@ -10,11 +10,12 @@ Step = Callable[[Lane], None]
 
 @dataclass(frozen=True)
 class Scenario:
-    """setup: before any fault. steps: under faults."""
+    """setup: before any fault. steps: under faults. at_rest: whether the setup ends with everything in its place."""
 
     name: str
     setup: tuple[Step, ...]
     steps: tuple[Step, ...]
+    at_rest: bool = True
 
 
 def _create(name: str = "chat", **spec: object) -> Step:
@@ -29,23 +30,38 @@ def _delete(name: str = "chat") -> Step:
     return lambda lane: lane.delete(name)
 
 
+def _recreate(lane: Lane) -> None:
+    lane.delete("chat")
+    lane.create("chat", replicas=1)
+
+
+def _start(lane: Lane) -> None:
+    lane.start()
+
+
+def _as_installed(lane: Lane) -> None:
+    """A service, and an operator that has never run: not even the route table is there."""
+    lane.kill()
+    lane.forget_table()
+    lane.create("chat", replicas=2)
+
+
+ROUTES = (
+    _create(replicas=1),
+    _create("zeta", replicas=1, model={"uri": "demo://", "name": "chat"}),  # the older one keeps the name
+    _change("zeta", access={"keySets": ["gold"]}),
+    _delete(),  # and leaves it to the younger
+)
 SCENARIOS = {
     one.name: one
     for one in (
         Scenario("create", (), (_create(replicas=2),)),
+        Scenario("start", (_as_installed,), (_start,), at_rest=False),
         Scenario("scale", (_create(replicas=2),), (_change(replicas=4), _change(replicas=1))),
         Scenario("template", (_create(replicas=2),), (_change(engine={"maxNumSeqs": 5}),)),
-        Scenario("model", (_create(replicas=2),), (_change(model={"uri": "hf://org/model", "revision": "0" * 40}),)),
+        Scenario("model", (_create(replicas=2),), (_change(model={"uri": "hf://org/model", "revision": "v1"}),)),
+        Scenario("recreate", (_create(replicas=2),), (_recreate,)),
         Scenario("delete", (_create(replicas=2),), (_delete(),)),
-        Scenario(
-            "routes",
-            (),
-            (
-                _create(replicas=1),
-                _create("zeta", replicas=1, model={"uri": "demo://", "name": "other"}),
-                _change("zeta", model={"name": "third"}),
-                _delete(),
-            ),
-        ),
+        Scenario("routes", (), ROUTES),
     )
 }
