@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,12 @@ class WorkerProcess:
 
 
 @contextmanager
-def serve_worker(model_dir: Path, *flags: str) -> Iterator[WorkerProcess]:
-    """Run a worker for the length of the block; it is killed at the end if it still runs."""
-    command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(model_dir)]
+def serve_worker(
+    model_dir: Path, *flags: str, program: Sequence[str] = ("-m", "ryzanstein_worker")
+) -> Iterator[WorkerProcess]:
+    """Run a worker for the length of the block; it is killed at the end if it still runs. program: Python's arguments
+    that make it one."""
+    command = [sys.executable, *program, "serve", "--model", str(model_dir)]
     command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0", "--grpc-port", "0"]
     command += ["--dtype", "float32", "--device", "cpu", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Watches the accelerators while its context lasts; on a CPU there is nothing to watch."""
+    """Watches the accelerators while its context lasts; only where CUDA is asked for, as in a pod that has GPUs: what
+    runs on a CPU (or `auto` finds one) must not be judged by a GPU that it does not use."""
 
     def __init__(self, device: DeviceName, metrics: ServerMetrics) -> None:
-        self._watch = None if device == "cpu" else AcceleratorWatch(_tell)
+        self._watch = AcceleratorWatch(_tell) if device == "cuda" else None
         if self._watch is not None:
             watch = self._watch
             metrics.watch_accelerator(lambda: watch.healthy)
