@@ -35,7 +35,7 @@ class _Model(BaseModel):
 
 
 class _Replica(_Model):
-    address: Annotated[str, Field(min_length=1, max_length=64)]
+    address: Annotated[str, Field(max_length=64, pattern=r"^\[?[0-9A-Za-z:.%_-]+\]?$")]
     state: Literal["Unreachable", "Refused", "Lagging", "NotReady", "Draining"]
     reason: Annotated[str, Field(max_length=512)] = ""
     seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ryzanstein_operator.doorbell import MAX_BODY_BYTES, MAX_CONNECTIONS, Doorbell, Heard, Word
-from ryzanstein_operator.gateway_view import GatewayView
-from ryzanstein_worker.contract import DEMAND_PATH
+from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
+from ryzanstein_operator.doorbell import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_VIEW_BYTES, Doorbell, Heard, Word
+from ryzanstein_operator.gateway_view import GatewayView, Told, read_view
+from ryzanstein_worker.contract import DEMAND_PATH, VIEWS_PATH
 
 WORD = {"namespace": "team", "service": "chat-workers", "waiting": 3, "sender": "gateway-0/1"}
 KEY = "k" * 40
@@ -128,3 +132,115 @@ def test_connections_are_bounded_and_their_places_come_back(bell: Bell) -> None:
         assert time.monotonic() < deadline
         with contextlib.suppress(ConnectionError, http.client.HTTPException):
             assert bell.ring() == 200
+
+
+VIEW = {
+    "sender": "gateway-0",
+    "services": [
+        {
+            "namespace": "team",
+            "service": "chat-workers",
+            "sound": 1,
+            "replicas": [{"address": "[fd00::1]", "state": "Unreachable", "reason": "silent", "seconds": 4}],
+        }
+    ],
+}
+
+
+def test_a_view_is_heard_under_the_same_key(bell: Bell) -> None:
+    for answer in (Heard.LEADING, Heard.STANDBY):
+        bell.answer = answer
+        assert bell.ring(VIEW, path=VIEWS_PATH) == answer
+    row = ReplicaView("fd00::1", "Unreachable", "silent", 4.0)
+    told = Told("team", "chat", ServiceView("gateway-0", 1, (row,)))
+    assert bell.views == [GatewayView("gateway-0", (told,))] * 2
+    assert bell.ring(VIEW, path=VIEWS_PATH, authorization="Bearer wrong") == 401
+    bell.busy = True
+    assert bell.ring(VIEW, path=VIEWS_PATH) == 503
+    assert (len(bell.views), bell.heard) == (2, [])
+
+
+def test_a_view_may_be_long_and_no_longer(bell: Bell) -> None:
+    rows = [{"address": f"10.0.{n // 250}.{n % 250}", "state": "Refused", "seconds": 1.5} for n in range(4000)]
+    services = [VIEW["services"][0] | {"replicas": rows}]  # type: ignore[index]  # a dict in a list
+    assert MAX_BODY_BYTES < len(json.dumps(VIEW | {"services": services})) < MAX_VIEW_BYTES
+    assert bell.ring(VIEW | {"services": services}, path=VIEWS_PATH) == 200
+    assert len(bell.views[0].services[0].view.replicas) == 4000
+    assert bell.ring(b" " * (MAX_VIEW_BYTES + 1), path=VIEWS_PATH) == 413
+    assert bell.ring(b" " * (MAX_BODY_BYTES + 1)) == 413, "a demand stays short"
+
+
+def _with_row(**changes: Any) -> dict[str, Any]:
+    row = {"address": "10.0.0.1", "state": "Lagging", "reason": "", "seconds": 1.0} | changes
+    return {"sender": "g", "services": [{"namespace": "team", "service": "chat", "sound": 1, "replicas": [row]}]}
+
+
+def _with_service(**changes: Any) -> dict[str, Any]:
+    return {"sender": "g", "services": [{"namespace": "team", "service": "chat", "sound": 1} | changes]}
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b"", "The body"),
+        (b"[" * 3000, "The body"),
+        (b'{"sender": "g", "services": [], "x": "\\ud800"}', "The body"),
+        ([], "The body"),
+        ({"services": []}, "sender"),
+        ({"sender": "", "services": []}, "sender"),
+        ({"sender": "g" * 254, "services": []}, "sender"),
+        ({"sender": "g"}, "services"),
+        ({"sender": "g", "services": {}}, "services"),
+        (_with_service(namespace=None), "services.0.namespace"),
+        (_with_service(sound=-1), "services.0.sound"),
+        (_with_service(sound=True), "services.0.sound"),
+        (_with_service(sound=2**70), "services.0.sound"),
+        (_with_service(replicas=[1]), "services.0.replicas.0"),
+        (_with_row(state="Dead"), "services.0.replicas.0.state"),
+        (_with_row(address=""), "services.0.replicas.0.address"),
+        (_with_row(address="[]"), "services.0.replicas.0.address"),
+        (_with_row(address="10.0.0.1/8"), "services.0.replicas.0.address"),
+        (_with_row(address=7), "services.0.replicas.0.address"),
+        (_with_row(seconds=-1), "services.0.replicas.0.seconds"),
+        (_with_row(seconds=float("inf")), "services.0.replicas.0.seconds"),
+        (_with_row(seconds=float("nan")), "services.0.replicas.0.seconds"),
+        (_with_row(seconds="4"), "services.0.replicas.0.seconds"),
+        (_with_row(reason="x" * 513), "services.0.replicas.0.reason"),
+        (_with_row(accelerator_fault="x" * 513), "services.0.replicas.0.accelerator_fault"),
+    ],
+)
+def test_nonsense_in_a_view_is_refused_with_its_place(bell: Bell, body: Any, place: str) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(ValueError, match=rf"^{re.escape(place)}: "):
+        read_view(raw)
+    assert bell.ring(raw, path=VIEWS_PATH) == 400
+    assert bell.views == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.builds(lambda value: json.dumps(value).encode(), JSON),
+        st.builds(lambda **changes: json.dumps(_with_row(**changes)).encode(), state=JSON, seconds=JSON, address=JSON),
+        st.builds(lambda **changes: json.dumps(_with_service(**changes)).encode(), sound=JSON, replicas=JSON),
+    )
+)
+def test_whatever_comes_is_read_within_bounds_or_refused_in_a_sentence(body: bytes) -> None:
+    try:
+        view = read_view(body)
+    except ValueError as error:
+        sentence = str(error)
+    else:
+        sentence = "read"
+    assert 0 < len(sentence) < 1000
+    for told in view.services if sentence == "read" else ():
+        assert 0 <= told.view.sound <= 1_000_000
+        assert all(0 <= row.seconds <= 1e9 and 0 < len(row.address) <= 64 for row in told.view.replicas)

@@ -127,9 +127,9 @@ def _unreachable(name: str, found: _Findings) -> NodeVerdict | None:
     words = "no gateway reaches a replica on it, and its kubelet does not answer"
     if node is None:
         words = f"no gateway has reached a replica on it for {SILENT_SECONDS_UNASKED:.0f} s"
-    if before is not None and before.lost and before.reason == Reason.NODE_UNREACHABLE:
+    if before is not None and before.reason == Reason.NODE_UNREACHABLE and (before.lost or (node and before.shunned)):
         # Its pods are being deleted, so no gateway speaks of them any more: it stays lost until something lives there.
-        return None if _lives(name, found) else replace(before, well_since=None)
+        return None if _lives(name, found) else replace(before, lost=True, well_since=None)
     sign = found.signs.get(name)
     if sign is None or sign.alive:
         return None
