@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from group_situations import GROUP_EVENTS, GROUP_SITUATIONS
 from operator_builders import (
     NOW,
     SETTINGS,
@@ -416,6 +417,7 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
         settled(ONE, unscheduled_pod(ONE, "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")),
         {"Ready": "False Unschedulable", "Serving": "False Unschedulable", "Degraded": "True Unschedulable"},
     ),
+    **GROUP_SITUATIONS,
 }
 
 EVENTS: dict[str, Observed] = {
@@ -423,6 +425,7 @@ EVENTS: dict[str, Observed] = {
     "a node is back": replace(settled(told_of_a_node(ONE), ready_pod(ONE)), nodes={}),
     "somebody scaled the Deployment by hand": drifted(),
     "requests wait at zero": replace(settled(ZERO), demand=Demand(waiting=3)),
+    **GROUP_EVENTS,
 }
 """Situations that Events alone tell of."""
 

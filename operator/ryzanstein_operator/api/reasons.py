@@ -20,6 +20,7 @@ class Reason(StrEnum):
     # On the way.
     PREVIOUS_REVISION_SERVES = "PreviousRevisionServes"
     ROLLING_OUT = "RollingOut"
+    NO_SPARE_CAPACITY = "NoSpareCapacity"
     REPLICAS_STARTING = "ReplicasStarting"
     DOWNLOADING = "Downloading"
     PENDING = "Pending"
@@ -51,6 +52,8 @@ class Reason(StrEnum):
     # Events alone.
     DRIFT_CORRECTED = "DriftCorrected"
     REQUESTS_WAITING = "RequestsWaiting"
+    GROUP_WITHDRAWN = "GroupWithdrawn"
+    GROUP_REPLACED = "GroupReplaced"
     NODE_UNHEALTHY = "NodeUnhealthy"
     NODE_RECOVERED = "NodeRecovered"
 
@@ -66,6 +69,7 @@ MEANING: dict[Reason, str] = {
     Reason.AS_EXPECTED: "No replica is broken.",
     Reason.PREVIOUS_REVISION_SERVES: "Enough replicas of the previous spec answer while those of the new one start.",
     Reason.ROLLING_OUT: "Replicas are being made or exchanged.",
+    Reason.NO_SPARE_CAPACITY: "No nodes for one more group of pods: an old one is drained before its successor starts.",
     Reason.REPLICAS_STARTING: "Replicas are on their way up.",
     Reason.DOWNLOADING: "The model is being downloaded.",
     Reason.PENDING: "Nothing is known yet.",
@@ -94,6 +98,8 @@ MEANING: dict[Reason, str] = {
     Reason.APPLY_REFUSED: "The API server refuses an object; the message holds its words.",
     Reason.DRIFT_CORRECTED: "Somebody changed an object of the service, and it was put back.",
     Reason.REQUESTS_WAITING: "Requests wait at the gateway, and no replica takes them.",
+    Reason.GROUP_WITHDRAWN: "A group of pods got nodes for some of them only, and was withdrawn to hold nothing.",
+    Reason.GROUP_REPLACED: "A pod of a group cannot come back by itself, so another group takes the whole one's place.",
     Reason.NODE_UNHEALTHY: "A node that replicas are on cannot be counted on any more.",
     Reason.NODE_RECOVERED: "A node is well again.",
 }
@@ -111,6 +117,8 @@ REMEDY: dict[Reason, str] = {
     "lacks; mend that, or go back with `kubectl apply -f` of the former spec.",
     Reason.ROLLING_OUT: "Wait; `kubectl get rzi NAME -w` shows each step. An old replica may finish its running "
     "requests for up to `spec.disruption.drainSeconds`.",
+    Reason.NO_SPARE_CAPACITY: "Nothing: the rollout goes on, with one replica less at a time. For one without, add "
+    "nodes for `parallelism.nodes` more pods; `CapacityAvailable` holds the scheduler's words.",
     Reason.REPLICAS_STARTING: "Wait until the model is loaded; `kubectl logs POD -c worker -f` shows how far it is.",
     Reason.DOWNLOADING: "Wait; `kubectl logs POD -c fetch -f` shows each file. With `spec.model.cacheClaim` the next "
     "pod finds them there.",
@@ -162,6 +170,10 @@ REMEDY: dict[Reason, str] = {
     "`kubectl logs POD -c worker` says which rank; on CPU, raise `spec.resources`.",
     Reason.NODE_UNHEALTHY: "As for the reason in the message.",
     Reason.NODE_RECOVERED: "Nothing.",
+    Reason.GROUP_WITHDRAWN: "Free or add nodes for all pods of one group; the message holds the scheduler's words, and "
+    "when it is tried again. `spec.parallelism.placementTimeoutSeconds` is how long a group may wait for them.",
+    Reason.GROUP_REPLACED: "Nothing: the replacement is on its way. See what became of the node that the message "
+    "names.",
     Reason.DRIFT_CORRECTED: "Make the change in the InferenceService instead; "
     "`kubectl get OBJECT --show-managed-fields -o yaml` tells who made it.",
     Reason.REQUESTS_WAITING: "`kubectl scale rzi NAME --replicas=1` where it is scaled to zero; else `Serving` says "
@@ -191,8 +203,15 @@ BROKEN = (
 """What may be wrong with a replica, that which only the user can mend first."""
 BLOCKED = (Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.APPLY_REFUSED)
 
-EVENTS = (Reason.DRIFT_CORRECTED, Reason.REQUESTS_WAITING, Reason.NODE_UNHEALTHY, Reason.NODE_RECOVERED)
-"""What Events alone may give."""
+EVENTS = (
+    Reason.DRIFT_CORRECTED,
+    Reason.REQUESTS_WAITING,
+    Reason.NODE_UNHEALTHY,
+    Reason.NODE_RECOVERED,
+    Reason.GROUP_WITHDRAWN,
+    Reason.GROUP_REPLACED,
+)
+"""What Events (and `status.lastFailure`) alone may give."""
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
     ConditionType.READY: (
@@ -213,7 +232,13 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         *BLOCKED,
         *BROKEN,
     ),
-    ConditionType.PROGRESSING: (Reason.ROLLOUT_COMPLETE, Reason.ROLLING_OUT, Reason.ROLLOUT_STALLED, *BLOCKED),
+    ConditionType.PROGRESSING: (
+        Reason.ROLLOUT_COMPLETE,
+        Reason.ROLLING_OUT,
+        Reason.NO_SPARE_CAPACITY,
+        Reason.ROLLOUT_STALLED,
+        *BLOCKED,
+    ),
     ConditionType.MODEL_CACHED: (
         Reason.IN_IMAGE,
         Reason.ON_CLAIM,

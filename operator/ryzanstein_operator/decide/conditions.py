@@ -80,14 +80,16 @@ def _waited_for(facts: Facts) -> str:
         others = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
         return f"{waiting[0].name}{others} {waiting[0].step}"
     if len(facts.workers) < facts.wanted:
-        return f"the Deployment has made {len(facts.workers)} pods"
+        what = f"the Deployment has made {len(facts.workers)} pods"
+        return what if facts.turn is None else f"{len(facts.workers)} groups of pods have been made"
     return f"{facts.ready[0].name} is ready, and no gateway has found it so far"
 
 
 def _trouble_words(facts: Facts, trouble: Trouble) -> str:
     """The worst trouble, with the name of the pod that has it and how many others are broken."""
     if facts.culprit is None:
-        return trouble.message if trouble == facts.node_trouble else f"the Deployment: {trouble.message}"
+        spoken = trouble in (facts.node_trouble, facts.withheld)
+        return trouble.message if spoken else f"the Deployment: {trouble.message}"
     others = f" (and {len(facts.broken) - 1} more)" if len(facts.broken) > 1 else ""
     return f"{facts.culprit.name}{others}: {trouble.message}"
 
@@ -103,7 +105,10 @@ def _progressing(facts: Facts) -> Verdict:
     ready = sum(worker.ready for worker in facts.updated)
     leaving = len(facts.workers) - len(facts.updated)
     rest = f", and {leaving} of an older revision {'is' if leaving == 1 else 'are'} left" if leaving else ""
-    return Verdict("True", Reason.ROLLING_OUT, f"{words}, {ready} of them ready{rest}")
+    words = f"{words}, {ready} of them ready{rest}"
+    if facts.turn and facts.turn.in_place:
+        return Verdict("True", Reason.NO_SPARE_CAPACITY, f"no nodes for spec.disruption.maxSurge, old groups go first; {words}")
+    return Verdict("True", Reason.ROLLING_OUT, words)
 
 
 def _cause(facts: Facts) -> str:
@@ -150,6 +155,8 @@ def _capacity(facts: Facts) -> Verdict:
         held = f"; {facts.leftovers[0]}" if facts.leftovers else ""
         words = f"{count} of {facts.wanted} replicas have no node; {words}{held}"
         return Verdict("False", Reason.UNSCHEDULABLE, words)
+    if facts.withheld:
+        return Verdict("False", Reason.UNSCHEDULABLE, facts.withheld.message)
     claimless = _first(facts, Reason.CLAIM_UNAVAILABLE)
     if claimless:
         return Verdict("Unknown", Reason.CLAIM_UNAVAILABLE, "no node is chosen before the volume claim is bound")

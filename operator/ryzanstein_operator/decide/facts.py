@@ -9,8 +9,11 @@ from ryzanstein_operator.api.inference_service import InferenceService, Unhealth
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide import claims, pods, sight, steps
+from ryzanstein_operator.decide.groups import groups_of, pods_a_replica
 from ryzanstein_operator.decide.observed import Observed
 from ryzanstein_operator.decide.pods import Trouble, Worker
+from ryzanstein_operator.decide.replicas import as_replicas
+from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
 
 DEPLOYMENT = "Deployment"
@@ -26,6 +29,7 @@ class Facts:
     not terminating. revision: the one wanted; rival: the older service that owns
     the model name, as namespace/name; rolled_out and stalled: the Deployment's own word about the latest spec.
     leftovers: a sentence for each pod that should be gone and is not; was_ready: what the status says so far.
+    turn: what is decided about replicas that are groups of pods; None where each is one pod.
     node_trouble: why replicas were taken from a node; unhealthy_nodes: all that cannot be counted on, as the status
     tells it.
     """
@@ -41,6 +45,7 @@ class Facts:
     stalled: str
     leftovers: tuple[str, ...]
     was_ready: bool
+    turn: Turn | None = None
     node_trouble: Trouble | None = None
     unhealthy_nodes: tuple[UnhealthyNode, ...] = ()
 
@@ -84,19 +89,34 @@ class Facts:
     def enough(self) -> bool:
         """As many are ready as must be while revisions are exchanged: what `maxUnavailable` leaves."""
         allowed = self.service.spec.disruption.max_unavailable if self.service else 0
+        if self.turn and self.turn.in_place:
+            allowed = max(1, allowed)
         return len(self.ready) >= max(1, self.wanted - allowed)
+
+    @property
+    def withheld(self) -> Trouble | None:
+        """Groups that could not be placed are told of also while none waits."""
+        record = self.turn.record if self.turn else None
+        return Trouble(Reason.UNSCHEDULABLE, record.message) if record and record.tries else None
 
     @property
     def trouble(self) -> Trouble | None:
         """What is worst, of the pods that are and of those that may not be."""
         found = [worker.trouble for worker in self.workers if worker.trouble]
+        if self.withheld:
+            found.append(self.withheld)
         if self.node_trouble and len(self.ready) < self.wanted:
             found.append(self.node_trouble)
         return pods.worst(found + ([Trouble(Reason.PODS_REFUSED, self.pods_refused)] if self.pods_refused else []))
 
 
 def gather(
-    observed: Observed, service: InferenceService | None, revision: str, blocked: Trouble | None, now: datetime
+    observed: Observed,
+    service: InferenceService | None,
+    revision: str,
+    blocked: Trouble | None,
+    now: datetime,
+    turn: Turn | None = None,
 ) -> Facts:
     """Reads what is observed. `revision` is the pod template's that is wanted, empty where the spec cannot be read."""
     name = observed.service["metadata"]["name"]
@@ -106,18 +126,29 @@ def gather(
     return Facts(
         service=service,
         blocked=blocked,
-        workers=sight.beheld(pods.workers(observed.pods, now), observed),
+        workers=_workers(observed, now),
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
         pods_refused=_POD_NAME.sub("a pod", str(failure.get("message", ""))) if failure.get("status") == "True" else "",
-        rolled_out=progress.get("reason") == "NewReplicaSetAvailable",
-        stalled=str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else "",
+        rolled_out=turn.rolled_out if turn else progress.get("reason") == "NewReplicaSetAvailable",
+        stalled=turn.stalled(now) if turn else _stalled(progress),
         leftovers=steps.leftover_words(observed.pods, now),
         was_ready=_was_ready(observed.service),
+        turn=turn,
         node_trouble=sight.node_trouble(observed),
         unhealthy_nodes=sight.unhealthy_nodes(observed),
     )
+
+
+def _workers(observed: Observed, now: datetime) -> tuple[Worker, ...]:
+    found = sight.beheld(pods.workers(observed.pods, now), observed)
+    groups = groups_of(observed)
+    return as_replicas(groups, found) if groups or pods_a_replica(observed.service) > 1 else found
+
+
+def _stalled(progress: Manifest) -> str:
+    return str(progress.get("message", "")) if progress.get("reason") == "ProgressDeadlineExceeded" else ""
 
 
 def _was_ready(live: Manifest) -> bool:

@@ -6,7 +6,7 @@ Knows the kubelet's and the scheduler's vocabulary and the worker's exit codes.
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.reasons import BROKEN, Reason
@@ -40,16 +40,18 @@ _EXIT_WORDS = {
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a pod is broken."""
+    """Why a pod is broken. witness: it has ended because another part of its replica did."""
 
     reason: Reason
     message: str
+    witness: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One pod that is not on its way out.
+    """One replica that is not on its way out: a pod, or a group of pods (`replicas.py`) by the one to speak of.
 
+    companions: the nodes of a group's other pods.
     fetched: the init container's state: None where there is none (yet), else whether it is through. step: what it
     waits for or does while it is not ready, a phrase that follows its name.
     """
@@ -62,6 +64,7 @@ class Worker:
     fetched: bool | None
     trouble: Trouble | None
     step: str
+    companions: tuple[str, ...] = ()
 
 
 def workers(pods: Iterable[Manifest], now: datetime) -> tuple[Worker, ...]:
@@ -156,9 +159,10 @@ def _end_trouble(pod: Manifest, container: Manifest, ended: Manifest, *, fetchin
             Reason.MODEL_UNUSABLE, sentence or "the worker cannot use the model or its settings; see its log"
         )
     cause = f"{_exit_words(code)}{f': {sentence}' if sentence else ''}"
+    witness = code == EXIT_GROUP_LOST
     if looping:
-        return Trouble(Reason.CRASH_LOOP, f"container {name} ends again and again, last with {cause}")
-    return Trouble(Reason.RESTARTING, f"container {name} ended with {cause}, and is started again")
+        return Trouble(Reason.CRASH_LOOP, f"container {name} ends again and again, last with {cause}", witness)
+    return Trouble(Reason.RESTARTING, f"container {name} ended with {cause}, and is started again", witness)
 
 
 def _memory_words(pod: Manifest, name: str) -> str:

@@ -7,15 +7,18 @@ from itertools import islice
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
+from ryzanstein_operator.decide import group_plan
 from ryzanstein_operator.decide.compare import covers, differences
 from ryzanstein_operator.decide.demand import demand_events
 from ryzanstein_operator.decide.facts import gather
+from ryzanstein_operator.decide.groups import is_group, pods_a_replica
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
 from ryzanstein_operator.decide.pods import Trouble
 from ryzanstein_operator.decide.routes import reconcile_routes
-from ryzanstein_operator.decide.status import status_of, transition_events
+from ryzanstein_operator.decide.status import failure_events, status_of, transition_events
 from ryzanstein_operator.decide.steps import next_change
+from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.children import children, revision
 from ryzanstein_operator.settings import Settings
@@ -40,12 +43,16 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
     except SpecError as error:
         told = _tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)
         return Plan((*told, *demand_events(observed.service, observed.demand)))
-    desired = children(service, settings)
+    desired = (*children(service, settings), *group_plan.standing(observed, service, settings))
     actions = tuple(_write(observed, desired))
     blocked = _blocked(observed, desired)
-    told = _tell(observed, service, revision(service, settings), blocked, settings, now)
-    actions = (*actions, *told, *demand_events(observed.service, observed.demand))
-    return Plan(actions, again_after=_again(observed, blocked, now))
+    turn = group_plan.decide(observed, service, settings, now) if service.spec.parallelism.nodes > 1 else None
+    told = _tell(observed, service, revision(service, settings), blocked, settings, now, turn)
+    # The record of what is under way comes before the groups that it is about: see turn.py.
+    groups = group_plan.actions(observed, service, settings, turn, now) if turn else ()
+    actions = (*actions, *told, *groups, *demand_events(observed.service, observed.demand))
+    due = [_again(observed, blocked, now), group_plan.again(observed, turn, now) if turn else None]
+    return Plan(actions, again_after=min((seconds for seconds in due if seconds is not None), default=None))
 
 
 def _again(observed: Observed, blocked: Trouble | None, now: datetime) -> float | None:
@@ -65,8 +72,14 @@ def _write(observed: Observed, desired: tuple[Manifest, ...]) -> Iterator[Action
         yield from _write_one(observed, live.get(Ref.of(manifest)), manifest)
     wanted = {Ref.of(manifest) for manifest in desired}
     for ref, child in sorted(live.items()):
-        if ref not in wanted and _ours(observed, child) and "deletionTimestamp" not in child["metadata"]:
+        if ref not in wanted and _superfluous(observed, child):
             yield Delete(ref, child["metadata"]["uid"], "it is no longer part of the service")
+
+
+def _superfluous(observed: Observed, child: Manifest) -> bool:
+    """Ours, not on its way out, and no group: those come and go by rules of their own."""
+    several = pods_a_replica(observed.service) > 1 and is_group(child, observed.service)
+    return _ours(observed, child) and "deletionTimestamp" not in child["metadata"] and not several
 
 
 def _write_one(observed: Observed, child: Manifest | None, manifest: Manifest) -> Iterator[Action]:
@@ -136,11 +149,13 @@ def _tell(
     blocked: Trouble | None,
     settings: Settings,
     now: datetime,
+    turn: Turn | None = None,
 ) -> Iterator[Action]:
     live = observed.service
-    status = status_of(live, gather(observed, service, revision, blocked, now), settings, now)
+    status = status_of(live, gather(observed, service, revision, blocked, now, turn), settings, now)
     wire = status.to_wire()
     changed = list(islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES))
     if changed:
         yield PatchStatus(Ref.of(live), live["metadata"].get("uid"), wire, f"differs in {', '.join(changed)}")
         yield from transition_events(live, status)
+        yield from failure_events(live, turn.failure if turn else None)

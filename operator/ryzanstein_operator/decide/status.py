@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from ryzanstein_operator.api.conditions import Condition, ConditionType
-from ryzanstein_operator.api.inference_service import ServedModel, Status
+from ryzanstein_operator.api.inference_service import Failure, Operation, ServedModel, Status
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide import operation
 from ryzanstein_operator.decide.conditions import Verdict, verdicts
 from ryzanstein_operator.decide.facts import Facts
+from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.gateway import service_url
@@ -29,13 +31,47 @@ def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -
         replicas=len(facts.workers),
         ready_replicas=len(facts.ready),
         updated_replicas=len(facts.updated) if facts.revision else 0,
-        selector=names.selector_text(live["metadata"]["name"]),
+        selector=names.selector_text(live["metadata"]["name"], pods_a_replica(live)),
         url=service_url(settings),
         model=ServedModel(name=facts.service.model_name, uri=facts.service.spec.model.uri) if facts.service else None,
-        nodes=sorted({worker.node for worker in facts.ready if worker.node}),
+        nodes=sorted({node for worker in facts.ready for node in (worker.node, *worker.companions) if node}),
+        operation=_operation(live, facts),
+        last_failure=_last_failure(live, facts),
         unhealthy_nodes=list(facts.unhealthy_nodes),
         conditions=conditions,
     )
+
+
+def _operation(live: Manifest, facts: Facts) -> Operation | None:
+    """What has just been decided; where the spec cannot be run nothing is, and what was under way stays on record."""
+    record = facts.turn.record if facts.turn else None
+    if facts.service is None:
+        record = operation.read(live)
+    return record.to_wire() if record else None
+
+
+def _last_failure(live: Manifest, facts: Facts) -> Failure | None:
+    """The one that has just been seen; told again, it keeps its first time."""
+    before, new = old_failure(live), facts.turn.failure if facts.turn else None
+    return new if new and not _told_before(new, before) else before
+
+
+def failure_events(live: Manifest, failure: Failure | None) -> Iterator[EmitEvent]:
+    """An Event for a failure that the status does not tell of yet."""
+    if failure and not _told_before(failure, old_failure(live)):
+        yield EmitEvent("Warning", failure.reason, failure.message)
+
+
+def _told_before(new: Failure, before: Failure | None) -> bool:
+    return before is not None and (before.reason, before.target) == (new.reason, new.target)
+
+
+def old_failure(live: Manifest) -> Failure | None:
+    """What went wrong last, as the status says now."""
+    try:
+        return Failure.model_validate((live.get("status") or {})["lastFailure"])
+    except (KeyError, ValueError):
+        return None
 
 
 def old_conditions(live: Manifest) -> dict[str, Manifest]:

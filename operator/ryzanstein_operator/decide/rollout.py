@@ -1,0 +1,138 @@
+"""Which groups are made and which are ended, so that the wanted ones stand: whole groups only. Pure.
+
+Counts as Deployments do (never more than replicas + maxSurge, never fewer ready than replicas - maxUnavailable by our
+own doing), but a group that still drains counts as well: its accelerators are not free before it is gone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.decide.groups import Group
+from ryzanstein_operator.desired import names
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for. timeout: how long a group may wait for nodes."""
+
+    service: str
+    generation: int
+    revision: str
+    replicas: int
+    surge: int
+    unavailable: int
+    timeout: timedelta
+
+    @classmethod
+    def of(cls, service: InferenceService, revision: str) -> "Wish":
+        spec = service.spec
+        return cls(
+            service=service.metadata.name,
+            generation=service.metadata.generation,
+            revision=revision,
+            replicas=spec.replicas,
+            surge=spec.disruption.max_surge,
+            unavailable=spec.disruption.max_unavailable,
+            timeout=timedelta(seconds=spec.parallelism.placement_timeout_seconds),
+        )
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A group to delete, and why."""
+
+    group: Group
+    why: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """in_place: this rollout has no spare capacity. one_at_a_time: a placement has failed, so groups are not made to
+    compete for nodes. paused: none is made now. withdrawn: the group that has been recorded as to be withdrawn."""
+
+    in_place: bool = False
+    one_at_a_time: bool = False
+    paused: bool = False
+    withdrawn: str = ""
+
+
+def removals(wish: Wish, groups: Sequence[Group], course: Course, now: datetime) -> tuple[Removal, ...]:
+    """Groups to end now: the broken, the withdrawn, those too many, and old ones that are no longer needed."""
+    live = [group for group in groups if group.leaving is None]
+    found = [Removal(group, words) for group in live if (words := group.broken(now))]
+    found += [
+        Removal(group, "it could not be placed whole, and is withdrawn to hold nothing")
+        for group in live
+        if group.name == course.withdrawn and not group.placed and not group.broken(now)
+    ]
+    gone = {removal.group.name for removal in found}
+    sound = [group for group in live if group.name not in gone]
+    return (*found, *_too_many(wish, sound), *_outdated(wish, sound, course))
+
+
+def creations(
+    wish: Wish,
+    groups: Sequence[Group],
+    removed: Sequence[Removal],
+    taken: frozenset[str],
+    course: Course,
+    now: datetime,
+) -> tuple[int, ...]:
+    """The indices of the groups to make now. taken: names of groups that are or of which pods are left."""
+    gone = {removal.group.name for removal in removed}
+    staying = [group for group in groups if group.leaving is None and group.name not in gone]
+    going = [group for group in groups if (group.leaving or group.name in gone) and group.holds(now)]
+    latest = [group for group in staying if group.revision == wish.revision]
+    room = wish.replicas + (0 if course.in_place else wish.surge) - len(staying) - len(going)
+    count = min(wish.replicas - len(latest), room)
+    if course.one_at_a_time:
+        count = min(count, 0 if any(not group.placed for group in staying) else 1)
+    return () if course.paused else _free(wish, max(count, 0), taken)
+
+
+def _free(wish: Wish, count: int, taken: frozenset[str]) -> tuple[int, ...]:
+    """The lowest free indices: an operator that is started anew between two writes draws the same ones."""
+    found: list[int] = []
+    index = 0
+    while len(found) < count:
+        if names.group(wish.service, wish.revision, index) not in taken:
+            found.append(index)
+        index += 1
+    return tuple(found)
+
+
+def _too_many(wish: Wish, sound: Sequence[Group]) -> list[Removal]:
+    """Of the latest revision: those that do not serve first, then the newest."""
+    latest = [group for group in sound if group.revision == wish.revision]
+    ordered = sorted(
+        latest, key=lambda group: (not group.ready, not group.placed, group.made, group.name), reverse=True
+    )
+    surplus = ordered[: max(0, len(latest) - wish.replicas)]
+    return [Removal(group, f"{wish.replicas} replicas are wanted") for group in surplus]
+
+
+def _outdated(wish: Wish, sound: Sequence[Group], course: Course) -> list[Removal]:
+    """Old ones, as many as may go: those that do not serve first, then the oldest.
+
+    Also one that does not serve is kept while it would be needed if it came back: the new revision may never serve.
+    """
+    latest = [group for group in sound if group.revision == wish.revision]
+    old = [group for group in sound if group.revision != wish.revision]
+    floor = wish.replicas - (max(1, wish.unavailable) if course.in_place else wish.unavailable)
+    serving = min(sum(group.ready for group in latest), wish.replicas)
+    spare = len(old) + serving - floor
+    ready = serving + sum(group.ready for group in old)
+    found = []
+    for group in sorted(old, key=lambda group: (group.ready, group.placed, group.made, group.name)):
+        if spare <= 0 or (group.ready and ready - 1 < floor):
+            break
+        spare, ready = spare - 1, ready - group.ready
+        why = (
+            "it is drained to make room for the new revision"
+            if course.in_place
+            else f"revision {wish.revision} is wanted"
+        )
+        found.append(Removal(group, why))
+    return found
