@@ -104,6 +104,8 @@ class View(Collector):
     """How each replica stands."""
     views_told_at: Callable[[], float] = float
     """When the operator last took this gateway's view of the replicas: Unix seconds, 0 where it never has."""
+    certificate_expires_at: Callable[[], float | None] = lambda: None
+    """When the certificate in force expires: Unix seconds, None where there is none."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -122,6 +124,9 @@ class View(Collector):
         if told_at := self.views_told_at():
             name = "ryzanstein_gateway_views_told_timestamp_seconds"
             yield GaugeMetricFamily(name, "When the operator last took the view of the replicas.", value=told_at)
+        if (expires_at := self.certificate_expires_at()) is not None:
+            name = "ryzanstein_gateway_tls_certificate_expiry_timestamp_seconds"
+            yield GaugeMetricFamily(name, "When the certificate in force expires.", value=expires_at)
         yield from self._standings()
 
     def _standings(self) -> Iterator[GaugeMetricFamily]:

@@ -104,7 +104,8 @@ class Gateway:
             if self._settings.slot == 0:
                 chores.append(background.create_task(self._teller.run()))
             if self._certificate:
-                chores.append(background.create_task(self._certificate.watch()))
+                watch = self._certificate.watch(warn=self._settings.slot == 0)
+                chores.append(background.create_task(watch))
             if self._place:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             self.admission = self._make_admission(stack)
@@ -175,6 +176,7 @@ class Gateway:
             routes_stale=lambda: self._fleet.table_is_stale,
             standings=self._fleet.standings,
             views_told_at=lambda: self._teller.told_at,
+            certificate_expires_at=lambda: self._certificate.expires_at if self._certificate else None,
         )
 
     def _health_server(self) -> HealthServer:

@@ -8,18 +8,23 @@ import asyncio
 import logging
 import os
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ryzanstein_gateway.expiry import expires_at
 from ryzanstein_gateway.settings import Settings, SettingsError
 
 if TYPE_CHECKING:  # the parent of several processes checks the certificate too, and serves no gRPC
     import grpc
 
 POLL_SECONDS: Final = 1.0
+WARN_DAYS: Final = 14.0
+"""So long before the certificate expires it is warned of, once a day."""
+_DAY_SECONDS: Final = 86_400.0
 _MAX_FILE_BYTES: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -63,6 +68,9 @@ class Certificate:
         self._seen = self._fingerprint()
         self.pair = read_pair(chain, key)
         self.context = new_context(self.pair)
+        self.expires_at = expires_at(self.pair.chain)
+        """Unix seconds, of the first in the chain; None where no date can be read."""
+        self._warn_at = 0.0
 
     def refresh(self) -> None:
         """Take the files if they have changed and are good; otherwise say so once and keep what is in force."""
@@ -75,17 +83,28 @@ class Certificate:
             new_context(pair)  # a context that fails to load a pair has lost the one it had
             if pair != self.pair:
                 _load(self.context, pair)
-                self.pair = pair
+                self.pair, self.expires_at, self._warn_at = pair, expires_at(pair.chain), 0.0
                 _log.info("a new TLS certificate is in force")
         except BrokenPairError as error:
             _log.error("the TLS certificate of before stays in force: %s", error)
 
-    async def watch(self) -> None:
+    async def watch(self, *, warn: bool = True) -> None:
         """Refresh for ever. On the event loop, which alone makes handshakes with the context; it takes a millisecond,
-        and only after a change."""
+        and only after a change. `warn`: also say when the certificate expires soon."""
         while True:
+            if warn:
+                self.warn(time.time())
             await asyncio.sleep(POLL_SECONDS)
             self.refresh()
+
+    def warn(self, now: float) -> None:
+        """Say that the certificate expires soon or has expired: once a day, and at once after a change."""
+        days = None if self.expires_at is None else (self.expires_at - now) / _DAY_SECONDS
+        if days is None or days > WARN_DAYS or now < self._warn_at:
+            return
+        self._warn_at = now + _DAY_SECONDS
+        when = f"expires in {days:.1f} days" if days > 0 else "has expired: clients refuse it"
+        _log.warning("the TLS certificate %s; renew the Secret that holds it", when)
 
     def _fingerprint(self) -> tuple[tuple[int, int, int], ...]:
         """Changes whenever a file does, a swap of the kubelet's symlinks included."""

@@ -28,12 +28,12 @@ class Authority:
         """The authority's own certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def pair(self, *, password: bytes = b"") -> tuple[bytes, bytes]:
-        """A new certificate and its key, PEM both."""
+    def pair(self, *, password: bytes = b"", days: float = 90) -> tuple[bytes, bytes]:
+        """A new certificate, good for so long, and its key, PEM both."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway")])
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = _builder(name, self._name, key.public_key()).add_extension(address, critical=False)
+        builder = _builder(name, self._name, key.public_key(), days).add_extension(address, critical=False)
         signed = builder.sign(self._key, hashes.SHA256())
         locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         pem = serialization.Encoding.PEM
@@ -44,7 +44,9 @@ class Authority:
         return ssl.create_default_context(cadata=self.pem.decode())
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float = 3650
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -52,8 +54,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=30))
+        .not_valid_after(now + datetime.timedelta(days=days))
     )
 
 
