@@ -236,7 +236,7 @@ def test_a_plan_offline_asks_no_cluster(cluster: World, plugin: Plugin, tmp_path
         (("chat", "--offline"), "--offline needs -f FILE."),
         (("-f", "/nowhere.yaml"), "No such file"),
         (("none",), "There is no InferenceService none in namespace team"),
-        (("chat",), "No operator serves namespace team."),
+        (("chat",), "No operator was found that serves namespace team. Name its own namespace with"),
     ],
 )
 def test_a_plan_that_cannot_be_made_says_why_and_ends_with_2(

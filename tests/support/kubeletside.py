@@ -44,7 +44,7 @@ class KubeletSide:
     asked for. evict: what answers an eviction, by pod; None passes it on.
     """
 
-    def __init__(self, upstream: str, ca: Path | None) -> None:
+    def __init__(self, upstream: str, ca: Path | None, rights: bool) -> None:
         self.pages: dict[Pod, int] = {}
         self.proxy_blocked = False
         self.forbidden: set[str] = set()
@@ -54,6 +54,7 @@ class KubeletSide:
         self._upstream = upstream
         self._tls = ssl.create_default_context(cafile=str(ca)) if ca else False
         self._runs: dict[tuple[Pod, str], list[Run]] = {}
+        self._broken, self._rights = 0, rights
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kubelet-side", daemon=True)
 
@@ -70,6 +71,10 @@ class KubeletSide:
         runs = self._runs.setdefault((pod, container), [Run()])
         runs[-1].ended = True
         runs.append(Run())
+
+    def break_streams(self) -> None:
+        """Every log that is followed breaks off in the middle, as when an API server goes."""
+        self._broken += 1
 
     def kubeconfig(self, path: Path, token: str, namespace: str = "") -> Path:
         context = {"cluster": "side", "user": "side"} | ({"namespace": namespace} if namespace else {})
@@ -136,9 +141,24 @@ class KubeletSide:
         if part not in parts or found is None:
             return await self._pass_on(request)
         self.asked[part] = self.asked.get(part, 0) + 1
-        if part in self.forbidden:
+        if part in self.forbidden or (self._rights and not await self._may(request, found["namespace"], part)):
             return _status(403, f'pods "{found["name"]}" is forbidden: cannot get resource "pods/{part}"')
         return await parts[part](request, (found["namespace"], found["name"]), found["tail"] or "/")
+
+    async def _may(self, request: web.Request, namespace: str, part: str) -> bool:
+        """What the API server itself says of the user's right to it."""
+        verbs = ("get", "create") if part == "portforward" else ("get",)
+        for verb in verbs:
+            asked = {"namespace": namespace, "verb": verb, "resource": "pods", "subresource": part}
+            call = self._session.post(
+                f"{self._upstream}/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                json={"spec": {"resourceAttributes": asked}},
+                headers={"Authorization": request.headers.get("Authorization", ""), "Accept-Encoding": "identity"},
+            )
+            async with call as answer:
+                if not (await answer.json())["status"]["allowed"]:
+                    return False
+        return True
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         headers = {
@@ -198,7 +218,7 @@ class KubeletSide:
         run = runs[-2] if previous else runs[-1]
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
-        sent = 0
+        sent, broken = 0, self._broken
         with contextlib.suppress(ConnectionError):
             for moment, text in _reached(run.lines, query):
                 await response.write(_line(moment, text))
@@ -207,6 +227,10 @@ class KubeletSide:
                 for moment, text in run.lines[sent:]:
                     await response.write(_line(moment, text))
                     sent += 1
+                if broken != self._broken:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    break
                 await asyncio.sleep(0.02)
         return response
 
@@ -233,9 +257,10 @@ def _status(code: int, message: str) -> web.Response:
 
 
 @contextlib.contextmanager
-def kubelet_side(upstream: str, ca: Path | None = None) -> Iterator[KubeletSide]:
-    """A started KubeletSide before the API server at `upstream`, ended with the block."""
-    side = KubeletSide(upstream, ca)
+def kubelet_side(upstream: str, ca: Path | None = None, *, rights: bool = False) -> Iterator[KubeletSide]:
+    """A started KubeletSide before the API server at `upstream`, ended with the block. With `rights` it answers only
+    what that server allows to who asks."""
+    side = KubeletSide(upstream, ca, rights)
     side.start()
     try:
         yield side

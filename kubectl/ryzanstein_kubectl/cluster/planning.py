@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from ryzanstein_kubectl.cluster.look import Scope, items
 from ryzanstein_kubectl.cluster.session import Session
@@ -26,6 +27,7 @@ from ryzanstein_operator.settings import Settings, SettingsError
 from ryzanstein_worker import contract
 
 OPERATOR_LABELS: Final = f"{contract.LABEL_NAME}=ryzanstein,{contract.LABEL_COMPONENT}=operator"
+USUAL_NAMESPACES: Final = ("ryzanstein", "ryzanstein-system")
 LABEL_VERSION: Final = "app.kubernetes.io/version"
 DEPLOYMENTS: Final = next(resource for resource in CHILDREN if resource.kind == "Deployment")
 
@@ -40,13 +42,15 @@ class Operator:
 
 async def operator_of(session: Session, namespace: str, where: str = "") -> Operator:
     """The operator that serves `namespace`; `where` is its own namespace, empty: looked for. Raises CommandError."""
-    found = [_operator(deployment) for deployment in await _deployments(session, where)]
+    deployments, everywhere = await _deployments(session, where)
+    found = [_operator(deployment) for deployment in deployments]
     serving = [one for one in found if one.settings.watches_all or namespace in one.settings.watch_namespaces]
     if not serving:
-        seen = f"; the operators found watch {', '.join(map(_watched, found))}" if found else ""
+        seen = f" Those found watch {'; '.join(map(_watched, found))}." if found else ""
+        rest = "" if everywhere else " You may not list Deployments in all namespaces, so it was looked for in a few."
         raise CommandError(
-            f"No operator serves namespace {namespace}{seen}. Name its own namespace with --operator-namespace, "
-            "or plan without a cluster: plan -f FILE --offline."
+            f"No operator was found that serves namespace {namespace}.{seen}{rest} Name its own namespace with "
+            "--operator-namespace, or plan without a cluster: plan -f FILE --offline."
         )
     if len(serving) > 1:
         places = ", ".join(sorted(one.settings.namespace for one in serving))
@@ -54,20 +58,31 @@ async def operator_of(session: Session, namespace: str, where: str = "") -> Oper
     return serving[0]
 
 
-async def _deployments(session: Session, where: str) -> list[Manifest]:
-    """Deployments of operators: everywhere, or where that may not be listed, in the usual places."""
+async def _deployments(session: Session, where: str) -> tuple[list[Manifest], bool]:
+    """Deployments of operators, and whether they were looked for wherever they may be."""
     try:
-        return await items(session, DEPLOYMENTS, where, OPERATOR_LABELS)
+        return await items(session, DEPLOYMENTS, where, OPERATOR_LABELS), True
     except ApiError as error:
         if error.status != 403 or where:
             raise
     found = []
-    for namespace in dict.fromkeys((session.namespace, "ryzanstein", "ryzanstein-system")):
+    for namespace in dict.fromkeys((*await _told(session), session.namespace, *USUAL_NAMESPACES)):
         try:
             found += await items(session, DEPLOYMENTS, namespace, OPERATOR_LABELS)
         except ApiError as error:
             if error.status != 403:
                 raise
+    return found, False
+
+
+async def _told(session: Session) -> list[str]:
+    """The namespaces that the services' URLs name, which are the gateways' and so the operators'."""
+    found = []
+    for service in await items(session, SERVICES, session.namespace):
+        host = urlsplit(service.get("status", {}).get("url", "")).hostname or ""
+        name, _, rest = host.partition(".")
+        if name.endswith("-gateway") and rest.endswith(".svc"):
+            found.append(rest.removesuffix(".svc"))
     return found
 
 
