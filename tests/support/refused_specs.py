@@ -156,6 +156,10 @@ ACCEPTED = (
         **HUB,
     ),
     Case("no replicas", "", {"replicas": 0}),
+    Case("devices, their count left out", "", {"accelerator": "nvidia.com/gpu", "parallelism": {"tensor": 2}}),
+    Case(
+        "devices beside other limits", "", {"accelerator": "nvidia.com/gpu", "resources": {"limits": {"memory": "1Gi"}}}
+    ),
     Case(
         "devices, counted right",
         "",

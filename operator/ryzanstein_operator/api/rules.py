@@ -256,7 +256,7 @@ def _accelerator_counts(spec: Any) -> bool:
 def _count_cel(part: str) -> str:
     held = f"self.resources.{part}"
     return (
-        f"(!has({held}) || !(self.accelerator in {held}) || "
+        f"(!has(self.resources) || !has({held}) || !(self.accelerator in {held}) || "
         f"string({held}[self.accelerator]) == string(self.parallelism.tensor / self.parallelism.nodes))"
     )
 
