@@ -24,12 +24,13 @@ PAUSE_SECONDS: Final = 0.25
 INTERVAL_SECONDS: Final = 4.0
 """Without news, as often as this; and so often the operators' addresses and the key are looked up."""
 RETRY_SECONDS: Final = 1.0
+STANDBY_SECONDS: Final = 1.5
 WARN_SECONDS: Final = 60.0
 _SERVICES_A_TURN: Final = 64
 """So many are looked at before others get their turn on the event loop: a fraction of a millisecond."""
 _LEADS: Final = 200
-_HEARD: Final = (_LEADS, 503)
-"""From the operator that leads, and from one that stands by and keeps it in mind."""
+_STANDS_BY: Final = 503
+"""It keeps it in mind; or it leads and is busy, so it is told again soon."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +52,11 @@ class _Listener:
         if self.call is None or not self.call.done():
             return False
         answer, self.call = self.call.result(), None
-        self.failure = "" if answer in _HEARD else answer
+        self.failure = "" if answer in (_LEADS, _STANDS_BY) else answer
         if self.failure:
             self.told, self.not_before = None, now + RETRY_SECONDS
+        elif answer == _STANDS_BY:
+            self.due = min(self.due, now + STANDBY_SECONDS)
         return answer == _LEADS
 
     def wants(self, essence: tuple[object, ...], now: float) -> bool:

@@ -125,7 +125,13 @@ def test_the_documents_name_every_metric_and_no_other() -> None:
     text = (Path(__file__).parents[2] / "docs/observability.md").read_text()
     documented = set(re.findall(r"`(ryzanstein_gateway_[a-z_]+)`", text))
     registries = [Metrics().registry, Parent(Settings(namespace="rz", watch_namespaces=("rz",))).registry]
-    view = View(endpoints_ready=tuple, watch_ages=tuple, routes_stale=lambda: False)
+    view = View(
+        endpoints_ready=tuple,
+        watch_ages=tuple,
+        routes_stale=lambda: False,
+        views_told_at=lambda: 1.0,
+        certificate_expires_at=lambda: 1.0,
+    )
     families = [family for source in (*registries, view) for family in source.collect()]
     named = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
     assert documented == named
