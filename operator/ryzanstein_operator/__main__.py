@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return crd.main(words[1:])
     options = _parser().parse_args(words)
-    return _run(options.host, options.port)
+    return _run(options.host, options.port, options.demand_port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,10 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="0.0.0.0", help="address of the probes and metrics (default: every one)")
     parser.add_argument("--port", type=int, default=contract.HEALTH_PORT, help="their port (default: %(default)s)")
+    parser.add_argument(
+        "--demand-port",
+        type=int,
+        default=contract.DEMAND_PORT,
+        help="where gateways speak to the operator (default: %(default)s)",
+    )
     return parser
 
 
-def _run(host: str, port: int) -> int:
+def _run(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator import logs
     from ryzanstein_operator.cluster.client import ApiError
     from ryzanstein_operator.handlers.run import serve
@@ -51,7 +57,7 @@ def _run(host: str, port: int) -> int:
 
     try:
         logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
-        asyncio.run(serve(Settings.from_environment(os.environ), host, port))
+        asyncio.run(serve(Settings.from_environment(os.environ), host, port, demand_port))
     except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})
         return 1

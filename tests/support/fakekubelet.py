@@ -61,6 +61,10 @@ class FakeKubelet:
         self._failed.add(name)
         self._wait(self._report(name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."))
 
+    def cut_off_node(self, name: str) -> None:
+        """The node's machine is dead, and the control plane has not noticed: nothing of it changes any more."""
+        self._failed.add(name)
+
     def restore_node(self, name: str) -> None:
         """The node is back: it ends the pods that were deleted meanwhile, and the others are ready again."""
         self._failed.discard(name)

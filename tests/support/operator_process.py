@@ -20,8 +20,9 @@ class OperatorProcess:
     """Started by its construction. End it."""
 
     def __init__(self, environment: Mapping[str, str], log: Path, module: str = "ryzanstein_operator") -> None:
-        self.log, self.port = log, free_port()
+        self.log, self.port, self.demand_port = log, free_port(), free_port()
         command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--demand-port", str(self.demand_port)]
         with log.open("ab") as stream:
             self.process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=stream)
 
