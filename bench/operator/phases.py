@@ -64,16 +64,23 @@ async def converge(
 ) -> Convergence:
     """Create `bodies` at `path`, then wait until each has the value of `done` (column, value) in kubectl's table.
     Raises TimeoutError after half an hour."""
-    column, value = done
     before, cpu = measure.server_writes(await api.metrics()), _cpu(pids)
     started = time.monotonic()
-    await all_of(_creator(api, path, body) for body in bodies)
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while (await api.column(path, column)).count(value) < len(bodies):
-            await asyncio.sleep(POLL_SECONDS)
+    async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(_all_done(api, path, len(bodies), done))
+        group.create_task(all_of(_creator(api, path, body) for body in bodies))
     seconds = time.monotonic() - started
     used = {name: total - cpu[name] for name, total in _cpu(pids).items()}
     return Convergence(seconds, used, _grown(before, measure.server_writes(await api.metrics())))
+
+
+async def _all_done(api: Api, path: str, count: int, done: tuple[str, str]) -> None:
+    column, value = done
+    well: set[str] = set()
+    async for name, cell in api.column(path, column):
+        (well.add if cell == value else well.discard)(name)
+        if len(well) == count:
+            return
 
 
 def _creator(api: Api, path: str, body: Manifest) -> Callable[[], Any]:

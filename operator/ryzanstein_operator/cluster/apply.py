@@ -95,7 +95,10 @@ class Executor:
             case PatchStatus(ref=ref, uid=uid, status=status):
                 body = {"apiVersion": ref.api_version, "kind": ref.kind, "status": status}
                 body = _with_uid(body | {"metadata": {"namespace": ref.namespace, "name": ref.name}}, uid)
-                self._cache.put(await self._write("status", ref, "PATCH", f"{path_of(ref)}/status", body))
+                live = await self._write("status", ref, "PATCH", f"{path_of(ref)}/status", body)
+                # Of another spec than the one decided on, it must come through the watch, which tells what has changed.
+                if live["metadata"].get("generation", 0) == status.get("observedGeneration"):
+                    self._cache.put(live)
             case EmitEvent() if about is not None:
                 await self._recorder.emit(action, about)
                 self._metrics.writes.labels("Event", "emit").inc()

@@ -119,8 +119,9 @@ class Cluster:
             except ApiError as error:
                 if not error.transient or attempt == attempts:
                     raise
-                # Full jitter: many operators, or many services of one, must not come back at the same instant.
-                delay = max(error.retry_after, random.uniform(0.5, 1.0) * BACKOFF_SECONDS * 2 ** (attempt - 1))
+                # With jitter: many operators, or many services of one, must not come back at the same instant.
+                asked = error.retry_after * random.uniform(1.0, 1.25)
+                delay = max(asked, random.uniform(0.5, 1.0) * BACKOFF_SECONDS * 2 ** (attempt - 1))
                 logger.info("The API server did not take a call; trying again", extra={"call": f"{method} {path}",
                             "error": str(error), "delay_seconds": round(delay, 3)})  # fmt: skip
                 await asyncio.sleep(delay)

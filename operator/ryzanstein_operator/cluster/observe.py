@@ -4,11 +4,12 @@ The watch tells of a change within milliseconds, but not of what was deleted whi
 is listed anew at the start, every few minutes, and whenever the watch shows that it has started over.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import ApiError, Cluster
@@ -24,6 +25,8 @@ from ryzanstein_operator.cluster.resources import (
     Resource,
     resource_of,
 )
+from ryzanstein_operator.cluster.trim import trimmed
+from ryzanstein_operator.decide.claims import model_name
 from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.observed import Demand, Observed, Ref
 from ryzanstein_operator.desired import names
@@ -32,11 +35,13 @@ from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
 
-LIST_CHUNK: Final = 500
+LIST_CHUNK: Final = 250
+"""Objects a page. A page is held whole, with all that is not kept of it."""
 REMEMBERED_GONE: Final = 8192
 """UIDs of deleted objects that are remembered. An answer is under way for seconds, and so many are not deleted then."""
 Kind = tuple[str, str]
-_NODE: Final = (NODES.api_version, NODES.kind)
+_IndexT = TypeVar("_IndexT")
+_SERVICE: Final = (SERVICES.api_version, SERVICES.kind)
 
 
 @dataclass(frozen=True, order=True)
@@ -68,7 +73,8 @@ def key_of(manifest: Manifest) -> Key:
 
 
 class Cache:
-    """The last known state of every object we watch. Older versions never replace newer ones."""
+    """The last known state of every object we watch, without what no decision reads. Older versions never replace
+    newer ones."""
 
     def __init__(self) -> None:
         self.knows_nodes = False
@@ -76,6 +82,7 @@ class Cache:
         self._objects: dict[Kind, dict[Key, Manifest]] = defaultdict(dict)
         self._by_visit: dict[tuple[Kind, Key], set[Key]] = defaultdict(set)
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._by_model: dict[str, set[Key]] = defaultdict(set)
 
     def put(self, manifest: Manifest) -> bool:
         """Take in an object as the API server gave it. False if a newer one is known already, or that it has gone."""
@@ -86,9 +93,12 @@ class Cache:
         if manifest["metadata"].get("uid") in self._gone:
             return False  # an answer or a list that was under way when the watch told of the deletion
         if known is not None:
-            self._by_visit[kind, key_of(known)].discard(place)
-        self._objects[kind][place] = manifest if kind != _NODE else _slim(manifest)
-        self._by_visit[kind, key_of(manifest)].add(place)
+            self._remove(kind, place, known)
+        kept = trimmed(manifest)
+        self._objects[kind][place] = kept
+        self._by_visit[kind, key_of(kept)].add(place)
+        if kind == _SERVICE:
+            self._by_model[model_name(kept)].add(place)
         return True
 
     def renew(self, manifest: Manifest) -> bool:
@@ -105,9 +115,14 @@ class Cache:
         known = self._objects[kind].get(place)
         if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
             return False
-        del self._objects[kind][place]
-        self._by_visit[kind, key_of(known)].discard(place)
+        self._remove(kind, place, known)
         return True
+
+    def _remove(self, kind: Kind, place: Key, known: Manifest) -> None:
+        del self._objects[kind][place]
+        _discard(self._by_visit, (kind, key_of(known)), place)
+        if kind == _SERVICE:
+            _discard(self._by_model, model_name(known), place)
 
     def replace(self, resource: Resource, namespace: str, manifests: Iterable[Manifest], version: int) -> None:
         """Take in a whole list of `version`, of one namespace or (empty) of all.
@@ -123,16 +138,25 @@ class Cache:
             if within and place not in listed and version_of(known) <= version:
                 self.drop(known)
 
+    def known(self, manifest: Manifest) -> Manifest | None:
+        """What is held in the place of `manifest`, of any version."""
+        return self._objects[_kind(manifest)].get(_place(manifest))
+
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         return self._objects[resource.api_version, resource.kind].get(Key(namespace, name))
 
     def all(self, resource: Resource) -> tuple[Manifest, ...]:
         return tuple(self._objects[resource.api_version, resource.kind].values())
 
+    def claimants(self, model: str) -> tuple[Manifest, ...]:
+        """The services that would answer under one model name."""
+        services = self._objects[_SERVICE]
+        return tuple(services[place] for place in sorted(self._by_model.get(model, ())))
+
     def of(self, resource: Resource, visit: Key) -> tuple[Manifest, ...]:
         """The objects of one kind that belong to a visit, by name."""
         kind = (resource.api_version, resource.kind)
-        return tuple(self._objects[kind][place] for place in sorted(self._by_visit[kind, visit]))
+        return tuple(self._objects[kind][place] for place in sorted(self._by_visit.get((kind, visit), ())))
 
 
 class Observer:
@@ -180,7 +204,7 @@ class Observer:
             children=(*children, *await self._strangers(missing)),
             pods=self._cache.of(PODS, visit),
             endpoint_slices=self._cache.of(ENDPOINT_SLICES, visit),
-            services=self.services(),
+            services=self._cache.claimants(model_name(service)),
             demand=self._demand(visit),
             refused=refused,
         )
@@ -217,7 +241,9 @@ class Observer:
 
     async def _strangers(self, missing: Iterable[Ref]) -> list[Manifest]:
         """Objects without our label that bear a name we would take: read one by one, only where ours is missing."""
-        found = [await self._read(resource_of(ref), ref.namespace, ref.name) for ref in missing]
+        # Together, because a new service waits for all of them.
+        reads = [self._read(resource_of(ref), ref.namespace, ref.name) for ref in missing]
+        found = await asyncio.gather(*reads)
         return [manifest for manifest in found if manifest is not None]
 
     async def _read(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
@@ -231,15 +257,14 @@ class Observer:
 
     async def _list(self, resource: Resource, namespace: str) -> None:
         query = {"limit": str(LIST_CHUNK)} | selectors(resource)
+        head = {"apiVersion": resource.api_version, "kind": resource.kind}  # a list leaves these to its own head
         items: list[Manifest] = []
         while True:
             page = await self._cluster.call("GET", resource.path(namespace), query=query)
-            items += page["items"]
+            items += (trimmed(item | head) for item in page["items"])
             if not (token := page["metadata"].get("continue")):
                 break
             query = query | {"continue": token}
-        for item in items:  # a list leaves these to its own head
-            item |= {"apiVersion": resource.api_version, "kind": resource.kind}
         self._cache.replace(resource, namespace, items, version_of(page))
 
     def _namespaces(self, resource: Resource) -> tuple[str, ...]:
@@ -255,17 +280,11 @@ def selectors(resource: Resource) -> dict[str, str]:
     return {"labelSelector": contract.LABEL_SERVICE} if resource.labelled else {}
 
 
-def _slim(node: Manifest) -> Manifest:
-    """What decisions look at. A whole node tells of fifty images, and there may be thousands of nodes."""
-    metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
-    kept = ("name", "uid", "resourceVersion")
-    return {
-        "apiVersion": node["apiVersion"],
-        "kind": node["kind"],
-        "metadata": {name: metadata[name] for name in kept},
-        "spec": {"taints": spec.get("taints") or []},
-        "status": {name: status.get(name) or {} for name in ("conditions", "addresses", "daemonEndpoints")},
-    }
+def _discard(index: dict[_IndexT, set[Key]], where: _IndexT, place: Key) -> None:
+    """Take `place` out; an entry that holds nothing goes too, or names of the past would add up."""
+    index[where].discard(place)
+    if not index[where]:
+        del index[where]
 
 
 def _kind(manifest: Manifest) -> Kind:

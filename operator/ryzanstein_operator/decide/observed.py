@@ -88,7 +88,7 @@ class Observed:
         it (look up directly what a label-selected cache does not show), so that a stranger's object is left alone.
     pods: the worker pods, by the same label, terminating ones included.
     endpoint_slices: those labelled `kubernetes.io/service-name=NAME-workers`.
-    services: every InferenceService watched, this one included: two may claim one model name.
+    services: every InferenceService that claims the same model name, this one included.
     demand: requests that wait at the gateways for a replica; None where none does.
     views: how the gateways see the replicas: of each gateway that has spoken within the last seconds and names this
         service, its last word. Empty where none has.

@@ -23,14 +23,15 @@ from ryzanstein_operator.decide.plan import Plan
 from ryzanstein_operator.decide.reconcile import reconcile, reconcile_routes
 from ryzanstein_operator.doorbell import Heard
 from ryzanstein_operator.gateway_view import GatewayView
-from ryzanstein_operator.handlers.queue import WorkQueue
+from ryzanstein_operator.handlers.news import Haste, take_in
+from ryzanstein_operator.handlers.queue import SETTLE_SECONDS, WorkQueue
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
-WORKERS: Final = 4
-"""Visits at one time. They wait for the API server, so a few keep it busy enough."""
+WORKERS: Final = 16
+"""Visits at one time. They mostly wait for the API server; and it never gets more calls at once than these make."""
 RESYNC_SECONDS: Final = 600.0
 FIRST_LIST_SECONDS: Final = 2.0
 LISTS_SECONDS: Final = 0.2
@@ -75,16 +76,11 @@ class Loop:
 
     async def watched(self, kind: str | None, manifest: Manifest) -> None:
         """Take in one event: `kind` is the watch's ADDED, MODIFIED or DELETED, or None for an item of a first list."""
-        before = self._cache.get(SERVICES, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
-        changed = self._cache.drop(manifest) if kind == "DELETED" else self._cache.put(manifest)
-        key = key_of(manifest)
-        if manifest["kind"] == SERVICES.kind and _other_spec(kind, manifest, before):
-            # Two services may claim one model name, and the route table is over all of them.
-            await self._wake_all()
-        elif key == NODES_VISIT:
-            await self._queue.add(key, SIGHT_SECONDS)
-        elif (changed or kind is None) and (key.name or key == ROUTES_VISIT):
-            await self._queue.add(key)
+        for key, haste in take_in(self._cache, kind, manifest):
+            if haste is Haste.PACED:
+                await self._queue.add_paced(key)
+            else:
+                await self._queue.add(key, SIGHT_SECONDS if key == NODES_VISIT else SETTLE_SECONDS)
 
     async def heard(self, service: Key, sender: str, waiting: int) -> Heard:
         """Take in what a gateway says, and visit the service at once. A standby keeps it in mind."""
@@ -194,6 +190,7 @@ class Loop:
         observed = await self._observer.observe(key, self._refused.get(key, {}))
         if observed is None:
             self._refused.pop(key, None)
+            self._queue.forget(key)
             return Outcome()
         nodes = self._nodes
         observed = replace(observed, views=self._views.of(key), nodes=nodes.verdicts, lost_nodes=nodes.lost(key))
@@ -232,14 +229,6 @@ class Loop:
             return "retry"
         self._queue.forgive(key)
         return "done"
-
-
-def _other_spec(kind: str | None, manifest: Manifest, before: Manifest | None) -> bool:
-    """Has a service come, gone, or been given another spec? Its own status patches are not such news."""
-    if kind == "DELETED" or before is None:
-        return True
-    old, new = before["metadata"], manifest["metadata"]
-    return any(old.get(name) != new.get(name) for name in ("uid", "generation", "deletionTimestamp"))
 
 
 def _conditions(services: tuple[Manifest, ...]) -> Counter[tuple[str, str]]:

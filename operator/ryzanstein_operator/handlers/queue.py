@@ -16,8 +16,26 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 SETTLE_SECONDS: Final = 0.1
 """An event's visit waits this long for the other events of the same change."""
+PACE_SECONDS: Final = 1.0
+"""From the start of one paced visit to the next of the same key."""
 BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 120.0
+RETRIES_PER_SECOND: Final = 10.0
+RETRY_BURST: Final = 100
+"""Of all keys together, as in client-go: a thousand services that all fail must not come back as one."""
+
+
+class Bucket:
+    """Tokens at a steady rate, a burst of them saved up. `reserve` takes the next one, whenever it comes."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._interval, self._saved = 1 / rate, burst / rate
+        self._next = float("-inf")
+
+    def reserve(self, now: float) -> float:
+        """Seconds from `now` until the token that is hereby taken is there."""
+        self._next = max(self._next, now - self._saved) + self._interval
+        return max(0.0, self._next - now)
 
 
 class WorkQueue(Generic[KeyT]):
@@ -30,6 +48,8 @@ class WorkQueue(Generic[KeyT]):
         self._number = 0
         self._busy: set[KeyT] = set()
         self._failures: dict[KeyT, int] = {}
+        self._taken: dict[KeyT, float] = {}
+        self._retries = Bucket(RETRIES_PER_SECOND, RETRY_BURST)
         self._changed = asyncio.Condition()
 
     def __len__(self) -> int:
@@ -47,17 +67,28 @@ class WorkQueue(Generic[KeyT]):
         async with self._changed:
             self._changed.notify()
 
+    async def add_paced(self, key: KeyT) -> None:
+        """Visit `key` soon, but while one event follows another not for each of them."""
+        await self.add(key, max(SETTLE_SECONDS, self._taken.get(key, 0.0) + PACE_SECONDS - self._clock()))
+
     async def retry(self, key: KeyT) -> float:
-        """Visit `key` again after its own backoff, which doubles with each call. Gives the delay in seconds."""
+        """Visit `key` again after its own backoff, which doubles with each call, and no sooner than the rate of all
+        retries allows. Gives the delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(BACKOFF_SECONDS * 2.0 ** min(failures, 20), MAX_BACKOFF_SECONDS) * random.uniform(0.75, 1.25)
+        delay = max(delay, self._retries.reserve(self._clock()))
         await self.add(key, delay)
         return delay
 
     def forgive(self, key: KeyT) -> None:
         """`key` is well: its next backoff starts small again."""
         self._failures.pop(key, None)
+
+    def forget(self, key: KeyT) -> None:
+        """What `key` names is gone. Should it come again, it starts anew."""
+        self._failures.pop(key, None)
+        self._taken.pop(key, None)
 
     async def take(self) -> KeyT:
         """The next key that is due; it is busy until `done`."""
@@ -96,4 +127,5 @@ class WorkQueue(Generic[KeyT]):
         _, _, key = heapq.heappop(self._heap)
         del self._due[key]
         self._busy.add(key)
+        self._taken[key] = self._clock()
         return key

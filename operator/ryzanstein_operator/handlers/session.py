@@ -9,14 +9,19 @@ import kopf
 
 from ryzanstein_operator.cluster.client import Credentials
 
+_LATER = frozenset(("watch", "continue"))
+
 
 def session(known: Credentials, listed: Callable[[], None]) -> kopf.AiohttpSession:
-    """A session with these credentials. `listed` is called whenever a list has been answered; kopf itself tells of no
-    list that is empty. Raises OSError where a file of the credentials cannot be read."""
+    """A session with these credentials. Raises OSError where a file of the credentials cannot be read.
+
+    `listed` is called whenever a list has been answered (its first page, of whose moment all its pages are); kopf
+    itself tells of no list that is empty.
+    """
     trace = aiohttp.TraceConfig()
 
     async def ended(_: aiohttp.ClientSession, __: SimpleNamespace, call: aiohttp.TraceRequestEndParams) -> None:
-        if call.method == "GET" and call.response.ok and "watch" not in call.url.query:
+        if call.method == "GET" and call.response.ok and not _LATER.intersection(call.url.query):
             listed()
 
     trace.on_request_end.append(ended)

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import kopf
 
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.heartbeat import Freshness, version_of
-from ryzanstein_operator.cluster.observe import selectors
+from ryzanstein_operator.cluster.observe import LIST_CHUNK, selectors
 from ryzanstein_operator.cluster.resources import LEASES, NODES, ROUTES, WATCHED, Resource
 from ryzanstein_operator.handlers.loop import Loop
 from ryzanstein_operator.handlers.session import session
@@ -26,6 +26,8 @@ SERVER_SECONDS: Final = 300
 CLIENT_SECONDS: Final = 330.0
 INACTIVITY_SECONDS: Final = 70.0
 """The API server sends a bookmark a minute: a stream that is silent for longer is dead, and kopf opens another."""
+IDLE_SECONDS: Final = 0.2
+"""kopf holds a task and a queue for each object that it has seen an event of, for so long after the last one."""
 _BACKOFFS: Final = (0.5, 1.0, 2.0, 3.0, 5.0)
 
 
@@ -36,19 +38,36 @@ class Backoffs:
         return itertools.chain(_BACKOFFS, itertools.repeat(_BACKOFFS[-1]))
 
 
+class NoMemory(kopf.DiffBaseStorage):
+    """Nothing is remembered of an object: kopf would copy each event's object whole, to compare it for handlers of
+    changes that we do not have."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return
+
+
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     """Every timeout set, nothing posted, no peering, no scan for namespaces or CRDs: a namespaced Role is enough."""
     result = kopf.OperatorSettings()
     result.scanning.disabled = True
     result.posting.enabled = False
     result.peering.standalone = True
+    result.persistence.diffbase_storage = NoMemory()
     result.watching.server_timeout = SERVER_SECONDS
     result.watching.client_timeout = CLIENT_SECONDS
     result.watching.inactivity_timeout = INACTIVITY_SECONDS
+    result.watching.chunk_size = LIST_CHUNK
     result.networking.connect_timeout = 5.0
     result.networking.request_timeout = 30.0
     result.networking.error_backoffs = Backoffs()
     result.queueing.exit_timeout = 0.5
+    result.queueing.idle_timeout = IDLE_SECONDS
     result.process.ultimate_exiting_timeout = None  # the kubelet sees to that
     for resource in WATCHED:
         query = selectors(resource)

@@ -121,6 +121,18 @@ async def test_status_goes_to_the_subresource_of_the_same_object(fake_api: FakeA
     assert outcome.again
 
 
+async def test_a_spec_that_changed_while_its_status_was_written_is_left_for_the_watch_to_tell(
+    fake_api: FakeApi, world: World
+) -> None:
+    live = fake_api.put(SERVICE)
+    for decided_on, known in ((0, False), (1, True)):  # the one that lives is generation 1
+        status = {"observedGeneration": decided_on}
+        await world.executor.execute(
+            Plan((PatchStatus(Ref.of(SERVICE), live["metadata"]["uid"], status, "new"),)), None
+        )
+        assert (world.cache.get(SERVICES, "team", "chat") is not None) is known
+
+
 async def test_a_refused_status_asks_for_another_visit(fake_api: FakeApi, world: World) -> None:
     fake_api.put(SERVICE)
     fake_api.faults.append(refuse("PATCH", "/status", 422, "status is invalid"))

@@ -50,6 +50,23 @@ async def test_retry_after_is_obeyed(fake_api: FakeApi, cluster: Cluster) -> Non
     assert time.monotonic() - started >= 0.4
 
 
+async def test_many_that_were_told_to_wait_do_not_come_back_at_one_instant(
+    fake_api: FakeApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(client.asyncio, "sleep", note)
+    fake_api.faults.append(refuse("GET", "/services", 429, "slow down", **{"Retry-After": "5"}))
+    for _ in range(10):
+        with pytest.raises(ApiError, match="slow down"):
+            await cluster.call("GET", PATH, attempts=2)
+    assert len(set(waits)) == 10
+    assert 5 <= min(waits) <= max(waits) <= 6.25
+
+
 @pytest.mark.parametrize(("header", "seconds"), [("1.5", 1.5), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("9e9", 30.0)])
 def test_retry_after_is_bounded_and_nonsense_is_no_delay(header: str, seconds: float) -> None:
     assert client._retry_after({"Retry-After": header}) == seconds

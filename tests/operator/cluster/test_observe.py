@@ -21,7 +21,7 @@ def a_pod(name: str, version: int, *, uid: str = "u", service: str = "chat", nam
 
 
 def a_service(name: str, namespace: str = "team") -> Manifest:
-    metadata = {"namespace": namespace, "name": name}
+    metadata = {"namespace": namespace, "name": name, "uid": f"uid-{name}"}
     return {
         "apiVersion": "ryzanstein.dev/v1alpha1",
         "kind": "InferenceService",
@@ -61,6 +61,29 @@ def test_a_list_removes_what_it_lacks_but_not_what_is_newer_or_elsewhere() -> No
         cache.put(pod)
     cache.replace(PODS, "team", [a_pod("kept", 2)], version=5)
     assert sorted(pod["metadata"]["name"] for pod in cache.all(PODS)) == ["far", "kept", "newer"]
+
+
+def test_the_services_of_a_model_name_are_found_without_asking_all() -> None:
+    cache = Cache()
+    for name in ("a", "b", "c"):
+        cache.put(a_service(name))
+    cache.put(a_service("d") | {"spec": {"model": {"uri": "demo://", "name": "a"}}})
+    assert [one["metadata"]["name"] for one in cache.claimants("a")] == ["a", "d"]
+    assert not cache.claimants("d")
+    cache.drop(cache.claimants("a")[0])
+    assert [one["metadata"]["name"] for one in cache.claimants("a")] == ["d"]
+
+
+def test_names_of_the_past_take_no_memory() -> None:
+    cache = Cache()
+    for number in range(100):
+        cache.put(a_pod(f"p-{number}", 1, service=f"s-{number}"))
+        cache.put(a_service(f"s-{number}"))
+    for number in range(100):
+        cache.drop(a_pod(f"p-{number}", 1))
+        cache.drop(a_service(f"s-{number}"))
+    assert not cache._by_visit
+    assert not cache._by_model
 
 
 def test_every_object_knows_its_visit() -> None:

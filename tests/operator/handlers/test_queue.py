@@ -28,9 +28,9 @@ def queue(clock: Clock) -> WorkQueue[str]:
     return WorkQueue(clock)
 
 
-async def nothing_due(queue: WorkQueue[str]) -> bool:
+async def nothing_due(queue: WorkQueue[str], seconds: float = 0.02) -> bool:
     try:
-        async with asyncio.timeout(0.02):
+        async with asyncio.timeout(seconds):
             await queue.take()
     except TimeoutError:
         return True
@@ -99,3 +99,48 @@ async def test_a_delayed_key_comes_by_itself() -> None:
     async with asyncio.timeout(5):
         await queue.take()
     assert time.monotonic() - started >= 0.1
+
+
+async def test_steps_that_follow_one_another_are_one_visit_a_second(queue: WorkQueue[str], clock: Clock) -> None:
+    visits = 0
+    for _ in range(50):  # five seconds, an event each tenth
+        clock.now += 0.1
+        await queue.add_paced("a")
+        if not await nothing_due(queue, 0):
+            visits += 1
+            await queue.done("a")
+    assert 4 <= visits <= 6
+
+
+async def test_a_lone_step_does_not_wait_for_its_pace(queue: WorkQueue[str], clock: Clock) -> None:
+    clock.now = 100.0
+    await queue.add_paced("a")
+    clock.now += module.SETTLE_SECONDS
+    assert await queue.take() == "a"
+    await queue.done("a")
+    await queue.add_paced("a")
+    await queue.add("a")  # somebody asks for something meanwhile
+    clock.now += module.SETTLE_SECONDS
+    assert await queue.take() == "a"
+
+
+async def test_a_thousand_keys_that_all_fail_come_back_at_a_bounded_rate(
+    queue: WorkQueue[int], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BACKOFF_SECONDS", 0.5)
+    delays = [await queue.retry(key) for key in range(1000)]
+    soon = [delay for delay in delays if delay < 1]
+    assert module.RETRY_BURST <= len(soon) <= module.RETRY_BURST + module.RETRIES_PER_SECOND
+    assert max(delays) == pytest.approx((1000 - module.RETRY_BURST) / module.RETRIES_PER_SECOND, abs=1)
+    clock.now += 1000
+    assert await queue.retry(1) < 1, "what was not used is saved up again"
+
+
+async def test_nothing_is_remembered_of_what_is_gone(queue: WorkQueue[str]) -> None:
+    await queue.retry("a")
+    await queue.add("a", 0)
+    await queue.take()
+    await queue.done("a")
+    queue.forget("a")
+    assert not queue._failures
+    assert not queue._taken

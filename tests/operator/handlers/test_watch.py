@@ -2,7 +2,10 @@
 
 import itertools
 
+import kopf
+
 from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.observe import LIST_CHUNK
 from ryzanstein_operator.handlers.watch import Backoffs, kopf_settings, scopes
 from ryzanstein_operator.settings import Settings
 
@@ -14,6 +17,19 @@ def test_kopf_has_every_timeout_and_writes_nothing(settings: Settings) -> None:
     assert result.scanning.disabled
     assert result.peering.standalone
     assert not result.posting.enabled
+
+
+def test_kopf_holds_no_copy_of_an_object_and_no_whole_list(settings: Settings) -> None:
+    result = kopf_settings(settings)
+    body = kopf.Body({"metadata": {"name": "chat"}, "spec": {"large": "thing"}})
+    storage = result.persistence.diffbase_storage
+    assert storage.build(body=body, extra_fields=[("spec",)]) == {}
+    assert storage.fetch(body=body) is None
+    patch = kopf.Patch()
+    storage.store(body=body, patch=patch, essence=kopf.BodyEssence())
+    assert not patch
+    assert result.watching.chunk_size == LIST_CHUNK
+    assert result.queueing.idle_timeout < 1
 
 
 def test_an_api_server_that_is_down_for_hours_ends_nothing() -> None:
