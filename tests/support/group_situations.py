@@ -23,15 +23,16 @@ BEFORE = grouped(replicas=2, engine={"maxNumSeqs": 8})
 
 def under_way(live: Manifest, **operation: Any) -> Manifest:
     """The same service with a record of what is under way; keywords change it."""
+    name = group_set(live, 1)["metadata"]["name"]
     record = {
         "id": f"scale-3-{live['spec'].get('replicas', 1)}",
         "type": "Scale",
         "step": "Pause",
-        "target": group_set(live, 1)["metadata"]["name"],
+        "target": name,
         "tries": 1,
         "deadline": stamp(after(60)),
-        "message": f"StatefulSet {group_set(live, 1)['metadata']['name']} could not be placed whole within 600 s and is withdrawn: "
-        f"{group_set(live, 1)['metadata']['name']}-1: {WORDS}; tried again at {stamp(after(60))}",
+        "message": f"StatefulSet {name} could not be placed whole within 600 s and is withdrawn: {name}-1: {WORDS}; "
+        f"tried again at {stamp(after(60))}",
         **operation,
     }
     return {**live, "status": {"operation": record}}

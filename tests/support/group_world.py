@@ -79,17 +79,26 @@ class GroupWorld:
     # --- what the operator sees and does ------------------------------------------------------------
 
     def observed(self) -> Observed:
-        live = grouped(**copy.deepcopy(self.spec))
+        live = grouped(**self.spec)
         live["metadata"]["generation"] = self.generation
-        live["status"] = copy.deepcopy(self.status)
+        live["status"] = self.status
         grace = timedelta(seconds=self.spec["disruption"]["drainSeconds"] + 15)
         return Observed(
             live,
-            children=tuple(copy.deepcopy(list(self.children.values()))),
+            children=tuple(self.children.values()),
             pods=tuple(pod.manifest(grace) for pod in self.pods.values()),
             services=(live,),
             lost_nodes=dict.fromkeys(self.lost, "its kubelet is silent"),
         )
+
+    def fingerprint(self) -> str:
+        """Another one after whatever a watch would tell of."""
+        pods = [(pod.uid, pod.node, pod.ready, bool(pod.leaving)) for pod in self.pods.values()]
+        children = [
+            (ref, child["metadata"]["uid"], "deletionTimestamp" in child["metadata"])
+            for ref, child in self.children.items()
+        ]
+        return repr((pods, children, self.generation, sorted(self.lost)))
 
     def groups(self) -> tuple[Group, ...]:
         return groups_of(self.observed())
@@ -119,7 +128,9 @@ class GroupWorld:
             case Delete(ref=ref, uid=uid):
                 assert self.children[ref]["metadata"]["uid"] == uid
                 assert action.foreground
-                self.children[ref]["metadata"]["deletionTimestamp"] = stamp(self.now)
+                known = self.children[ref]
+                stamped = known["metadata"] | {"deletionTimestamp": stamp(self.now)}
+                self.children[ref] = known | {"metadata": stamped}
             case PatchStatus(status=status):
                 self.status = status
             case CreateKey():

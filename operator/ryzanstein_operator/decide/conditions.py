@@ -107,7 +107,8 @@ def _progressing(facts: Facts) -> Verdict:
     rest = f", and {leaving} of an older revision {'is' if leaving == 1 else 'are'} left" if leaving else ""
     words = f"{words}, {ready} of them ready{rest}"
     if facts.turn and facts.turn.in_place:
-        return Verdict("True", Reason.NO_SPARE_CAPACITY, f"no nodes for spec.disruption.maxSurge, old groups go first; {words}")
+        words = f"no nodes for spec.disruption.maxSurge, old groups go first; {words}"
+        return Verdict("True", Reason.NO_SPARE_CAPACITY, words)
     return Verdict("True", Reason.ROLLING_OUT, words)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 
-from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.inference_service import InferenceService, Status
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
 from ryzanstein_operator.decide import group_plan
@@ -28,6 +28,7 @@ __all__ = ["reconcile", "reconcile_routes"]
 CONFLICT_SECONDS = 5.0
 """So often is it looked whether an object in the way has gone."""
 _TOLD_DIFFERENCES = 3
+_OPTIONAL = {field.alias for field in Status.model_fields.values() if field.default is None}
 
 
 def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -154,8 +155,13 @@ def _tell(
     live = observed.service
     status = status_of(live, gather(observed, service, revision, blocked, now, turn), settings, now)
     wire = status.to_wire()
-    changed = list(islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES))
+    changed = [*islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES), *_over(live, wire)]
     if changed:
         yield PatchStatus(Ref.of(live), live["metadata"].get("uid"), wire, f"differs in {', '.join(changed)}")
         yield from transition_events(live, status)
         yield from failure_events(live, turn.failure if turn else None)
+
+
+def _over(live: Manifest, wire: Manifest) -> list[str]:
+    """What the status still tells of and is over: a comparison of what is wanted does not see it."""
+    return sorted(_OPTIONAL & (live.get("status", {}).keys() - wire.keys()))

@@ -86,8 +86,9 @@ def _withdraw(wish: Wish, groups: Sequence[Group], late: Group, before: Record |
     if first:
         kind, name = Type.ROLLOUT, rollout_id(wish.revision, in_place=True)
     again = now if first else now + pause(tries)
-    words = f"StatefulSet {late.name} could not be placed whole within {wish.timeout.total_seconds():.0f} s and is withdrawn"
-    words = f"{words}: {late.words or f'{late.seated} of {late.size} pods have a node'}"
+    why = late.words or f"{late.seated} of {late.size} pods have a node"
+    within = f"{wish.timeout.total_seconds():.0f} s"
+    words = f"StatefulSet {late.name} could not be placed whole within {within} and is withdrawn: {why}"
     failure = Failure(time=text_of(now), reason=Reason.GROUP_WITHDRAWN, message=words[:1024], target=late.name)
     rest = "an old replica goes first" if first else f"tried again at {text_of(again)}"
     record = Record(name, kind, Step.WITHDRAW, late.name, tries, again.replace(microsecond=0), f"{words}; {rest}")
