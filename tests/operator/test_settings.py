@@ -28,6 +28,8 @@ def test_all_that_the_chart_says_is_read() -> None:
             "RYZANSTEIN_TRACING_ENDPOINT": "http://collector.obs:4318/",
             "RYZANSTEIN_TRACING_SAMPLE_PERCENT": "5",
             "RYZANSTEIN_TRACING_NAMESPACE_LABELS": "team=obs",
+            "RYZANSTEIN_NODE_HEALTH": "true",
+            "RYZANSTEIN_NODE_TAINTS": "true",
         }
     )
     assert settings == Settings(
@@ -42,6 +44,8 @@ def test_all_that_the_chart_says_is_read() -> None:
         pod_name="operator-0",
         hub_endpoint="https://mirror.example",
         tracing=Tracing("http://collector.obs:4318", 5, {"team": "obs"}),
+        node_health=True,
+        node_taints=True,
     )
 
 
@@ -90,6 +94,9 @@ def test_a_star_watches_every_namespace() -> None:
         ("RYZANSTEIN_METRICS_NAMESPACE_LABELS", "a=b c"),
         ("RYZANSTEIN_LEASE_NAME", "Lease"),
         ("RYZANSTEIN_HUB_ENDPOINT", "mirror"),
+        ("RYZANSTEIN_NODE_HEALTH", "yes"),
+        ("RYZANSTEIN_NODE_TAINTS", "1"),
+        ("RYZANSTEIN_NODE_TAINTS", "true"),  # without RYZANSTEIN_NODE_HEALTH
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(name: str, value: str) -> None:

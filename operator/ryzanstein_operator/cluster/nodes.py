@@ -15,7 +15,7 @@ from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.evidence import UNREACHABLE, faults
 from ryzanstein_operator.decide.failover import failover, lost_nodes
 from ryzanstein_operator.decide.nodes import controls, judge, seeds, suspects
-from ryzanstein_operator.decide.observed import NodeVerdict
+from ryzanstein_operator.decide.observed import NodeVerdict, ServiceView
 from ryzanstein_operator.decide.plan import Plan
 from ryzanstein_operator.decide.scene import Node, Scene, Seat, Tries, node_of, seats
 from ryzanstein_operator.settings import Settings
@@ -53,31 +53,39 @@ class NodeHealth:
 
     async def visit(self) -> tuple[Plan, frozenset[Key]]:
         """What is to be done, and the services for which something has changed."""
-        scene = self._scene()
-        if self._calm(scene):
+        scene = await self._look()
+        if scene is None:
             self._verdicts = {}
             return Plan(), frozenset()
-        doubted = suspects(scene)
-        if doubted and scene.nodes:
-            asked = (*doubted, *controls(scene, doubted))
-            kubelets = await self._probe([scene.nodes[name] for name in asked])
-            scene = replace(self._scene(), kubelets=kubelets)  # looked at anew: seconds have passed
         verdicts, said = judge(scene), faults(scene)
         result = failover(scene, verdicts)
         changed = self._changed(scene, verdicts, said)
         self._verdicts, self._tries, self._faults = verdicts, result.tries, said
         return result.plan, changed
 
-    def _scene(self) -> Scene:
-        nodes = self._nodes()
-        now = self._now()
+    async def _look(self) -> Scene | None:
+        """The scene, with what kubelets answered where some had to be asked."""
+        scene = self._scene()
+        doubted = suspects(scene) if scene is not None else ()
+        if scene is None or scene.nodes is None or not doubted:
+            return scene
+        asked = (*doubted, *controls(scene, doubted))
+        kubelets = await self._probe([scene.nodes[name] for name in asked])
+        later = self._scene()  # seconds have passed: what was silent may have spoken
+        return None if later is None else replace(later, kubelets=kubelets)
+
+    def _scene(self) -> Scene | None:
+        """None while there is nothing to judge, which is nearly always so: then no pod is looked at."""
+        nodes, views, now = self._nodes(), self._views.punctual(), self._now()
         before = self._verdicts
         if before is None:
             before = seeds(self._cache.all(SERVICES), nodes or {}, now)
+        if not before and _calm(nodes or {}, views):
+            return None
         return Scene(
             nodes=nodes,
             seats=seats(self._cache.all(PODS)),
-            views={(key.namespace, key.name): views for key, views in self._views.punctual().items()},
+            views={(key.namespace, key.name): seen for key, seen in views.items()},
             before=before,
             taints=self._settings.node_taints,
             now=now,
@@ -88,14 +96,6 @@ class NodeHealth:
         if not self._cache.knows_nodes:
             return None
         return {node.name: node for node in map(node_of, self._cache.of(NODES, NODES_VISIT))}
-
-    @staticmethod
-    def _calm(scene: Scene) -> bool:
-        """Whether there is nothing to judge, which is nearly always so."""
-        nodes = (scene.nodes or {}).values()
-        rows = (row for views in scene.views.values() for view in views for row in view.replicas)
-        quiet = all(row.state != UNREACHABLE and not row.accelerator_fault for row in rows)
-        return quiet and not scene.before and all(node.well and not node.taint for node in nodes)
 
     def _changed(
         self,
@@ -114,6 +114,12 @@ class NodeHealth:
         found = {Key(*seat.service) for seat in scene.seats if seat.node in changed}
         found |= {key_of(service) for service in self._cache.all(SERVICES) if _names(service) & changed}
         return frozenset(found)
+
+
+def _calm(nodes: Mapping[str, Node], views: Mapping[Key, tuple[ServiceView, ...]]) -> bool:
+    rows = (row for seen in views.values() for view in seen for row in view.replicas)
+    quiet = all(row.state != UNREACHABLE and not row.accelerator_fault for row in rows)
+    return quiet and all(node.well and not node.taint for node in nodes.values())
 
 
 def _told(verdict: NodeVerdict | None) -> object:

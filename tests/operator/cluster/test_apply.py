@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
+from node_builders import node_manifest
 from ryzanstein_operator.cluster import client
 from ryzanstein_operator.cluster.apply import Executor, NotLeadingError
 from ryzanstein_operator.cluster.client import Cluster
@@ -13,7 +14,7 @@ from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.observe import Cache
 from ryzanstein_operator.cluster.resources import SERVICES, resource_of
 from ryzanstein_operator.decide.observed import Ref
-from ryzanstein_operator.decide.plan import Apply, CreateKey, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.decide.plan import Apply, CreateKey, Delete, EmitEvent, PatchStatus, PatchTaints, Plan
 from ryzanstein_operator.telemetry import Metrics
 
 ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "team", "name": "chat"}}
@@ -215,3 +216,26 @@ async def test_an_object_on_its_way_out_is_in_the_picture_as_such(fake_api: Fake
     delete = Delete(Ref.of(ACCOUNT), live["metadata"]["uid"], "it is withdrawn", foreground=True)
     await world.executor.execute(Plan((delete,)), None)
     assert world.cache.get(resource_of(Ref.of(ACCOUNT)), "team", "chat") == leaving
+
+
+async def test_taints_are_set_on_the_version_that_was_seen_and_on_no_later_one(fake_api: FakeApi, world: World) -> None:
+    live = fake_api.put(node_manifest("a"))
+    version, ref = live["metadata"]["resourceVersion"], Ref("v1", "Node", "", "a")
+    wanted = (*live["spec"]["taints"], {"key": "ours", "value": "x", "effect": "NoSchedule"})
+    plan = Plan((PatchTaints(ref, version, wanted, "it is lost"),))
+    assert not (await world.executor.execute(plan, None)).again
+    assert [taint["key"] for taint in (fake_api.get("Node", "", "a") or live)["spec"]["taints"]] == ["team/gpu", "ours"]
+    assert world.writes("Node", "taint") == 1
+    stale = Plan((PatchTaints(ref, version, (), "of an older version"),))
+    assert (await world.executor.execute(stale, None)).again
+    assert len((fake_api.get("Node", "", "a") or live)["spec"]["taints"]) == 2
+
+
+async def test_pods_that_are_deleted_because_of_their_node_are_counted(fake_api: FakeApi, world: World) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "team", "name": "p"}, "spec": {}}
+    uid = fake_api.put(pod)["metadata"]["uid"]
+    await world.executor.execute(
+        Plan((Delete(Ref.of(pod), uid, "NodeUnreachable"), Delete(Ref.of(pod), uid, ""))), None
+    )
+    counted = world.metrics.registry.get_sample_value("ryzanstein_operator_failover_deletions_total")
+    assert (counted, fake_api.get("Pod", "team", "p")) == (1, None)

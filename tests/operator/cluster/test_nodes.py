@@ -91,6 +91,19 @@ async def test_a_node_that_dies_is_doubted_then_given_up_and_those_concerned_hea
     assert (await world.visit())[0] == [], "once"
 
 
+async def test_a_replica_that_answers_while_its_kubelet_is_asked_ends_the_matter() -> None:
+    world = World()
+    world.see(ReplicaView("10.0.0.1", "Unreachable", "", 60.0))
+
+    async def ask(nodes: Iterable[Node]) -> Mapping[str, bool]:
+        world.see(sound=2)
+        return {node.name: node.name != "node-1" for node in nodes}
+
+    world.health = NodeHealth(world.cache, world.views, SETTINGS, ask, world.now)
+    assert await world.visit() == ([], set())
+    assert world.health.verdicts == {}
+
+
 async def test_without_the_right_to_read_nodes_views_alone_decide_and_nobody_is_asked() -> None:
     world = World(knows_nodes=False)
     world.see(SILENT)

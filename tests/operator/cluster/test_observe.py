@@ -1,12 +1,16 @@
 """The picture of the cluster: newer wins, what was deleted unseen goes with the next list, strangers are looked up."""
 
+from dataclasses import replace
+
 import pytest
 
 from fakeapi import FakeApi, Manifest, refuse
+from node_builders import node_manifest
 from ryzanstein_operator.cluster import observe
 from ryzanstein_operator.cluster.client import ApiError, Cluster
-from ryzanstein_operator.cluster.observe import ROUTES_VISIT, Cache, Key, Observer, key_of, selectors
-from ryzanstein_operator.cluster.resources import LEASES, PODS, ROUTES, SERVICES
+from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key, Observer, key_of, selectors
+from ryzanstein_operator.cluster.resources import LEASES, NODES, PODS, ROUTES, SERVICES
+from ryzanstein_operator.decide.scene import node_of
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
@@ -95,7 +99,8 @@ def test_every_object_knows_its_visit() -> None:
         "metadata": {"namespace": "release", "name": "ryzanstein-routes"},
     }
     assert key_of(routes) == ROUTES_VISIT
-    assert (str(CHAT), str(ROUTES_VISIT)) == ("team/chat", "routes")
+    assert key_of(node_manifest("a")) == NODES_VISIT
+    assert (str(CHAT), str(ROUTES_VISIT), str(NODES_VISIT)) == ("team/chat", "routes", "nodes")
 
 
 def test_only_what_is_ours_is_asked_for() -> None:
@@ -195,6 +200,36 @@ async def test_a_kind_that_may_not_be_listed_is_named(fake_api: FakeApi, cluster
     fake_api.faults.append(refuse("GET", "/poddisruptionbudgets", 403, "poddisruptionbudgets is forbidden"))
     with pytest.raises(ApiError, match="poddisruptionbudgets"):
         await Observer(cluster, Cache(), settings).refresh()
+
+
+async def test_nodes_are_listed_where_they_may_be_and_otherwise_done_without(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.put(node_manifest("a") | {"spec": {}})
+    unasked, refused, granted = Cache(), Cache(), Cache()
+    await Observer(cluster, unasked, settings).refresh()
+    fault = refuse("GET", "/nodes", 403, "nodes is forbidden")
+    fake_api.faults.append(fault)
+    looking = replace(settings, node_health=True)
+    await Observer(cluster, refused, looking).refresh()
+    fake_api.faults.remove(fault)
+    await Observer(cluster, granted, looking).refresh()
+    assert (unasked.knows_nodes, refused.knows_nodes, granted.knows_nodes) == (False, False, True)
+    assert [len(cache.all(NODES)) for cache in (unasked, refused, granted)] == [0, 0, 1]
+    fake_api.faults.append(refuse("GET", "/nodes", 400, "a fault that is no refusal"))
+    with pytest.raises(ApiError, match="no refusal"):
+        await Observer(cluster, Cache(), looking).refresh()
+
+
+def test_of_a_node_only_what_decisions_look_at_is_kept() -> None:
+    cache, whole = Cache(), node_manifest("a", ours="NodeUnreachable")
+    whole["metadata"] |= {"annotations": {"x": "y" * 1000}, "managedFields": [{}]}
+    whole["status"]["images"] = [{"names": ["image"] * 50}]
+    cache.put(whole)
+    (kept,) = cache.of(NODES, NODES_VISIT)
+    assert node_of(kept) == node_of(whole)
+    assert "images" not in kept["status"]
+    assert set(kept["metadata"]) == {"name", "uid", "resourceVersion"}
 
 
 async def test_a_lookup_that_fails_is_no_absence(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
+from node_builders import node_manifest
 from ryzanstein_operator.cluster import heartbeat
 from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
@@ -241,6 +243,26 @@ async def test_a_kind_that_may_not_be_listed_keeps_it_unready_and_named(
         assert not fake_api.writes()
         fake_api.faults.clear()
         await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
+
+
+async def test_without_the_right_to_read_nodes_all_else_works_and_once_it_is_granted_nodes_are_watched(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "RESYNC_SECONDS", 0.3)
+    fake_api.faults.append(refuse("GET", "/nodes", 403, "nodes is forbidden"))
+    async with running(cluster, replace(settings, node_health=True, node_taints=True)) as operator:
+        fake_api.put(a_service())
+        await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
+        assert operator.probes.ready().detail == "leading"
+        fake_api.faults.clear()
+        await until_quiet(fake_api)
+        fake_api.put(node_manifest("a", ours="NodeNotReady"))
+        # It is well, so the taint of a life before goes. A list tells of this one, and of the next only the watch.
+        await until(lambda: len((fake_api.get("Node", "", "a") or {})["spec"]["taints"]) == 1, 20)
+        monkeypatch.setattr(loop_module, "RESYNC_SECONDS", 600.0)
+        await asyncio.sleep(1.0)
+        fake_api.put(node_manifest("b", ours="NodeNotReady"))
+        await until(lambda: len((fake_api.get("Node", "", "b") or {})["spec"]["taints"]) == 1, 20)
 
 
 async def test_a_watch_that_has_silently_died_fails_the_liveness_probe(
