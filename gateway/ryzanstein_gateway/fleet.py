@@ -7,7 +7,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from ryzanstein_gateway.prefix import PrefixMemory
 from ryzanstein_gateway.replica_state import Attempt, ReplicaState, eject_outliers
 from ryzanstein_gateway.routes import ConfigMap, Route, RoutesError, RouteTable, parse_routes
 from ryzanstein_gateway.vitals import Status
+from ryzanstein_worker.contract import SUFFIX_GROUP, SUFFIX_WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Fleet:
         self._stores: list[EndpointStore] = []
         self._replicas: dict[str, ReplicaState] = {}
         self._unready: dict[str, ReplicaState] = {}
+        self._unready_of: dict[ServiceKey, list[ReplicaState]] = {}
         self._prefixes = PrefixMemory()
         self._turns: dict[ServiceKey, itertools.count[int]] = {}
         self._clock = clock
@@ -157,23 +159,34 @@ class Fleet:
             if service not in seen:
                 seen.add(service)
                 listed = [self.replica(one, route) for one in self.endpoints(route)]
-                others = [self._unready.get(one.host) for one in self._unready_endpoints(service)]
-                yield service, listed, [one for one in others if one is not None]
-
-    def _unready_endpoints(self, service: ServiceKey) -> tuple[Endpoint, ...]:
-        return next((store.unready[service] for store in self._stores if service in store.unready), ())
+                yield service, listed, self._unready_of.get(service, [])
 
     def _follow_unready(self) -> None:
         """Know who takes no requests now: with its page of before, and nothing else that was held for or against it."""
-        before, self._unready = self._unready, {}
+        before, self._unready, self._unready_of = self._unready, {}, {}
         for route in self.table.by_model.values():
             service = (route.namespace, route.service)
-            for endpoint in self._unready_endpoints(service):
+            for endpoint in self._unready_endpoints(service) if service not in self._unready_of else ():
                 known = before.get(endpoint.host) or self._replicas.get(endpoint.host)
                 now = ReplicaState(endpoint, service, route.health_port, self._clock, ready=False)
                 if known is not None and known.endpoint.pod == endpoint.pod:
                     now.vitals = known.vitals
                 self._unready[endpoint.host] = now
+                self._unready_of.setdefault(service, []).append(now)
+
+    def _unready_endpoints(self, service: ServiceKey) -> Iterable[Endpoint]:
+        """The pods of a service that take no requests: not ready, or of a group and not its first."""
+        namespace, name = service
+        group = (namespace, name.removesuffix(SUFFIX_WORKERS) + SUFFIX_GROUP)
+        found: dict[str, Endpoint] = {}
+        for store in self._stores:
+            for one in (*store.unready.get(service, ()), *store.by_service.get(group, ())):
+                found.setdefault(one.host, one)
+        if found:
+            for store in self._stores:
+                for one in store.by_service.get(service, ()):
+                    found.pop(one.host, None)
+        return found.values()
 
     def _groups(self) -> dict[ServiceKey, list[ReplicaState]]:
         """The listed replicas of each service."""

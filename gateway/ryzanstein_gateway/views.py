@@ -118,9 +118,9 @@ class Looks:
 
 def look(one: ReplicaState, now: float) -> tuple[State, str] | None:
     """What is the matter with a replica that takes requests, and a sentence; None where it is sound."""
-    if one.vitals.is_missing() and (one.vitals.status is not None or _never_heard(one)):
-        return _missing(one.vitals)
     status, why = one.vitals.status, one.vitals.why()
+    if why is Why.UNREACHABLE or (status is None and _never_heard(one)):
+        return _missing(one.vitals)
     if status is not None and why is Why.NOT_READY:
         return State.NOT_READY, _fault(one) or status.reason or "It says that it is not ready."
     if status is not None and why is Why.LAGGING:
@@ -169,7 +169,7 @@ def _missing(vitals: Vitals) -> tuple[State, str]:
 
 def _never_heard(one: ReplicaState) -> bool:
     """Whether there was never a sign of life. A server without a health page refuses these checks, which is one."""
-    return not one.heard and one.vitals.last is Outcome.FAILED
+    return not one.heard and one.vitals.last is Outcome.FAILED and one.vitals.is_missing()
 
 
 def _by_answers(one: ReplicaState, now: float) -> tuple[State, str] | None:

@@ -102,7 +102,7 @@ class Vitals:
 
     def is_missing(self) -> bool:
         """Whether the last checks have failed, be it that it never had a page."""
-        return self.last is Outcome.REFUSED or sum(self.failed) >= FAILURES_TO_LEAVE
+        return self.last is Outcome.REFUSED or self.failed.count(True) >= FAILURES_TO_LEAVE
 
     def _remembered(self, *, failed: bool) -> tuple[bool, ...]:
         return (*self.failed, failed)[-CHECKS_REMEMBERED:]

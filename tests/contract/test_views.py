@@ -15,8 +15,10 @@ from ryzanstein_gateway.telling import Teller
 from ryzanstein_gateway.views import ReplicaView, ServiceView, State, View, encode
 from ryzanstein_gateway.vitals import Outcome, Status
 from ryzanstein_operator import gateway_view
+from ryzanstein_operator.desired import names
 from ryzanstein_operator.doorbell import Doorbell, Heard
 from ryzanstein_operator.gateway_view import GatewayView, read_view
+from ryzanstein_worker.contract import SUFFIX_GROUP, SUFFIX_WORKERS
 
 FAULT = "GPU 0 (GPU-1): it has fallen off the bus (XID 79)."
 
@@ -35,14 +37,15 @@ def test_every_state_and_the_longest_words_are_understood() -> None:
         assert [getattr(said, name) for name in fields] == [getattr(understood, name) for name in fields]
 
 
-def test_the_longest_message_is_short_enough() -> None:
+def test_names_and_lengths_are_agreed_on() -> None:
     replicas = tuple(ReplicaView(f"10.0.0.{index}", State.UNREACHABLE, "x" * 256, 1.0) for index in range(8))
     view = View("g/0", tuple(ServiceView("team", f"s{index}-workers", 0, replicas) for index in range(4000)))
     assert len(msgspec.json.encode(view)) > 1024 * 1024
     heard = read_view(encode(view))
     assert len(encode(view)) <= 1024 * 1024
     assert len(heard.services) == 4000
-    assert gateway_view.SERVICE_SUFFIX == "-workers"
+    assert SUFFIX_WORKERS == gateway_view.SERVICE_SUFFIX
+    assert names.group_service("chat") == f"chat{SUFFIX_GROUP}"
 
 
 async def test_what_a_gateway_sees_reaches_the_operators_ear(tmp_path: Path) -> None:

@@ -215,6 +215,23 @@ def test_a_replica_with_a_bad_accelerator_is_told_of_while_kubernetes_calls_it_n
     assert fleet.unready_to_check() == []
 
 
+def test_of_a_groups_other_pods_only_a_bad_accelerator_is_told() -> None:
+    fleet = fleet_of("10.0.0.1")
+    labels = {"kubernetes.io/service-name": "chat-group"}
+    ends = slice_of(("10.0.0.1", True), ("10.0.0.2", True)).endpoints
+    fleet._stores[0].upsert(EndpointSlice(Meta("chat-group-a", SERVICE[0], "1", labels), endpoints=ends))
+    (follower,) = fleet.unready_to_check()
+    assert follower.endpoint.host == "10.0.0.2"
+    for outcome in (Outcome.REFUSED, Outcome.FAILED, Outcome.FAILED):
+        follower.missed(outcome)
+        assert told_of(fleet) == ServiceView(*SERVICE, sound=1), "its leader answers for the group"
+    fleet.told(fleet.unready_to_check()[0], page(accelerator_fault=FAULT))
+    view = told_of(fleet)
+    assert view.sound == 1
+    assert [(one.address, one.accelerator_fault) for one in view.replicas] == [("10.0.0.2", FAULT)]
+    assert [one.endpoint.host for one in fleet.candidates(fleet.table.by_model["chat"])] == ["10.0.0.1"]
+
+
 async def run(teller: Teller) -> "asyncio.Task[None]":
     return asyncio.create_task(teller.run())
 

@@ -34,8 +34,8 @@ VIEWS_PATH: Final = "/views"
 "services": [{"namespace", "service", "sound": how many it would send requests to, "replicas": [{"address", "state",
 "reason", "seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging,
 NotReady or Draining; `seconds`: since the last sign of life of one that is missing or lags, else for how long it is so.
-At once when something changed, else every few seconds. A replica that Kubernetes calls not ready is named only where it
-tells of a fault of its accelerator."""
+At once when something changed, else every few seconds. A replica that Kubernetes calls not ready, and another
+pod of a group than its first, is named only where it tells of a fault of its accelerator."""
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
@@ -105,6 +105,10 @@ LABEL_GROUP: Final = "ryzanstein.dev/group"
 """On each pod of a group of several pods: the group's name, which is its StatefulSet's."""
 LABEL_POD_INDEX: Final = "apps.kubernetes.io/pod-index"
 """Kubernetes' own, on each pod of a StatefulSet: its number, which is the pod's place in the group."""
+SUFFIX_WORKERS: Final = "-workers"
+"""Behind a service's name: the Service whose endpoints take requests."""
+SUFFIX_GROUP: Final = "-group"
+"""Behind a service's name: the Service with all pods of its groups, ready or not."""
 TAINT_UNHEALTHY: Final = "ryzanstein.dev/unhealthy"
 """The key of the taint that the operator puts on a node that is lost or whose accelerator is bad, where it may."""
 LABEL_NAME: Final = "app.kubernetes.io/name"
