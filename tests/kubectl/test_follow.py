@@ -115,7 +115,10 @@ async def test_a_broken_connection_is_taken_up_where_it_broke(cluster: World, mo
         cluster.side.break_streams()
         cluster.side.log(POD, "three")
         await followed.until(lambda: "three" in followed.said)
-        assert followed.said == ["one", "two", "three"]
+        cluster.side.log((TEAM, "chat-b"), "of a pod that came later")
+        cluster.pod(cluster.service(), "chat-b")
+        await followed.until(lambda: len(followed.said) > 3)
+        assert followed.said == ["one", "two", "three", "of a pod that came later"]
 
 
 async def test_a_watch_that_is_forbidden_ends_it_with_the_reason(

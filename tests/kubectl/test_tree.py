@@ -206,6 +206,7 @@ def test_a_terminal_without_unicode_gets_plain_signs_and_a_narrow_one_whole_numb
     assert shown(snap, plain=True).isascii()
     narrow = shown(snap, width=72)
     assert all(len(line) <= 72 for line in narrow.splitlines())
+    assert len(narrow.splitlines()) == len(shown(snap).splitlines())
     assert "50%" in narrow
     assert "…" in narrow
 
