@@ -27,8 +27,8 @@ def main() -> None:
 
     for name, service in operated.samples().items():
         made = operated.children_of(service, chart.installed(), "ryzanstein")
-        for deployment in chart.of_kind(made, "Deployment"):
-            deployment["metadata"].setdefault("annotations", {}).update(EXCEPTIONS)
+        for workload in chart.of_kind(made, "Deployment", "StatefulSet"):
+            workload["metadata"].setdefault("annotations", {}).update(EXCEPTIONS)
         (directory / f"workers-{name}").write_text(yaml.safe_dump_all(made))
 
 

@@ -132,8 +132,8 @@ def templates() -> Iterator[tuple[str, chart.Manifest]]:
     for deployment in chart.of_kind(chart.installed(), "Deployment"):
         yield deployment["metadata"]["name"], deployment["spec"]["template"]
     for name, service in operated.samples().items():
-        (deployment,) = chart.of_kind(operated.children_of(service, chart.installed(), NAMESPACE), "Deployment")
-        yield name, deployment["spec"]["template"]
+        made = operated.pods_of(operated.children_of(service, chart.installed(), NAMESPACE))
+        yield name, made["spec"]["template"]
 
 
 def test_pod_security_admits_every_pod_of_ours_and_refuses_one_that_is_loosened(release: Release) -> None:

@@ -14,8 +14,7 @@ SAMPLES = operated.samples()
 
 def worker_template(name: str) -> chart.Manifest:
     made = operated.children_of(SAMPLES[name], chart.installed(), "ryzanstein")
-    (deployment,) = chart.of_kind(made, "Deployment")
-    template: chart.Manifest = deployment["spec"]["template"]
+    template: chart.Manifest = operated.pods_of(made)["spec"]["template"]
     return template
 
 

@@ -36,6 +36,20 @@ def test_the_command_prints_the_plan_of_standard_input_in_words() -> None:
     assert lines[-1] == "- create ConfigMap ryzanstein/ryzanstein-routes: 1 model: chat"
 
 
+def test_groups_of_pods_show_with_their_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several = SERVICE.replace('"demo://"}', '"demo://"}, parallelism: {tensor: 4, nodes: 2}, replicas: 2')
+    assert plan.main(["-f", write(tmp_path, several)]) == 0
+    lines = [line.removeprefix("- ") for line in capsys.readouterr().out.splitlines()]
+    assert lines[:5][3].startswith("create Service default/chat-group:")
+    key, *groups = [line for line in lines if "Secret" in line or "StatefulSet" in line]
+    assert key.startswith("create Secret default/chat-group-key with a random key")
+    assert [line.split()[2][-3:] for line in groups] == ["-0:", "-1:"]
+    assert plan.main(["-f", write(tmp_path, several), "-o", "yaml"]) == 0
+    kinds = [document["kind"] for document in yaml.safe_load_all(capsys.readouterr().out)]
+    assert kinds.count("StatefulSet") == 2
+    assert "Deployment" not in kinds
+
+
 def test_a_bad_file_ends_the_command_with_a_sentence_and_2(tmp_path: Path) -> None:
     path = write(tmp_path, SERVICE.replace("demo://", "s3://bucket"))
     command = [sys.executable, "-m", "ryzanstein_operator", "plan", "-f", path]

@@ -22,6 +22,10 @@ REPLICA = "replica"
 """Another pod of the same service as WORKER."""
 HUB_WORKER = "hub-worker"
 """A worker of another service, whose model comes from the hub."""
+GROUP = "group"
+"""The first pod of a group of several."""
+GROUP_MATE = "group-mate"
+"""Another pod of the same group."""
 FOREIGN_WORKER = "foreign-worker"
 """A pod with a worker's labels in a namespace that is not watched."""
 NEIGHBOUR = "neighbour"
@@ -109,6 +113,24 @@ FLOWS: tuple[Flow, ...] = (
     _no(HUB_WORKER, APISERVER, 6443, "a worker has no token and no call to make"),
     _no(HUB_WORKER, GATEWAY, API, "a worker calls nobody"),
     _no(CLIENT, HUB_WORKER, API, "keys are checked at the gateway, so nobody goes around it"),
+    # Pods of a group meet by name, and their ranks speak on ports that the kernel hands out.
+    _yes(GATEWAY, GROUP, API, "requests, to the first pod"),
+    _yes(GATEWAY, GROUP, HEALTH, "each second the gateway asks how the worker fares"),
+    _yes(GROUP_MATE, GROUP, contract.GROUP_PORT, "the rendezvous"),
+    _yes(GROUP_MATE, GROUP, 32768, "collectives"),
+    _yes(GROUP, GROUP_MATE, 60999, "collectives"),
+    _yes(GROUP_MATE, DNS, 53, "where the first pod is", "UDP"),
+    _yes(GROUP_MATE, DNS, 53, "where the first pod is"),
+    _no(GROUP_MATE, GROUP, API, "the pods of a group send each other no requests"),
+    _no(GROUP_MATE, OUTSIDE, 443, "prompts stay in the cluster"),
+    _no(GROUP, APISERVER, 6443, "a worker has no token and no call to make"),
+    _no(GROUP, GATEWAY, API, "a worker calls nobody"),
+    _no(NEIGHBOUR, GROUP, contract.GROUP_PORT, "the rendezvous is the group's own"),
+    _no(NEIGHBOUR, GROUP, 40000, "so are its collectives"),
+    _no(WORKER, GROUP, contract.GROUP_PORT, "another service's pods are strangers"),
+    _no(GATEWAY, GROUP, contract.GROUP_PORT, "the gateway sends requests only"),
+    _no(CLIENT, GROUP, contract.GROUP_PORT, "users have no business with ranks"),
+    _no(GROUP, WORKER, 40000, "nor have groups with other services"),
     # Control.
     _yes(OPERATOR, APISERVER, 443, "watches and writes"),
     _yes(OPERATOR, APISERVER, 6443, "watches and writes, after address translation"),
@@ -144,7 +166,7 @@ PROBES: tuple[tuple[str, str, int], ...] = tuple(
 
 
 def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: str) -> dict[str, Peer]:
-    """Every party. `worker_labels`: the pod labels of WORKER and HUB_WORKER as the operator renders them."""
+    """Every party. `worker_labels`: the pod labels of WORKER, HUB_WORKER and GROUP as the operator renders them."""
     ports = {"api": API, "health": HEALTH, "grpc": GRPC, "demand": DEMAND}
     worker = dict(worker_labels[WORKER])
     return {
@@ -153,6 +175,8 @@ def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: st
         WORKER: Peer("10.244.1.12", worker_namespace, worker, ports),
         REPLICA: Peer("10.244.2.12", worker_namespace, worker, ports),
         HUB_WORKER: Peer("10.244.2.13", worker_namespace, dict(worker_labels[HUB_WORKER]), ports),
+        GROUP: Peer("10.244.1.18", worker_namespace, dict(worker_labels[GROUP]), ports),
+        GROUP_MATE: Peer("10.244.2.18", worker_namespace, dict(worker_labels[GROUP]), ports),
         FOREIGN_WORKER: Peer("10.244.2.14", "elsewhere", worker, ports),
         NEIGHBOUR: Peer("10.244.2.15", worker_namespace, {"app": "neighbour"}),
         CLIENT: Peer("10.244.2.16", "users", {"app": "client"}),

@@ -11,6 +11,7 @@ import netpol
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import parse
 from ryzanstein_operator.desired.children import children
+from ryzanstein_operator.desired.groups import stateful_set
 from ryzanstein_operator.settings import Settings
 
 
@@ -20,9 +21,17 @@ def settings_of(manifests: Sequence[chart.Manifest]) -> Settings:
 
 
 def children_of(service: chart.Manifest, manifests: Sequence[chart.Manifest], namespace: str) -> list[chart.Manifest]:
-    """What the operator makes of one InferenceService in `namespace`."""
-    placed = {**service, "metadata": {**service["metadata"], "namespace": namespace}}
-    return list(children(parse(InferenceService, placed), settings_of(manifests)))
+    """What the operator makes of one InferenceService in `namespace`; of its groups of pods, if any, the first."""
+    placed = parse(InferenceService, {**service, "metadata": {**service["metadata"], "namespace": namespace}})
+    settings = settings_of(manifests)
+    several = placed.spec.parallelism.nodes > 1
+    return [*children(placed, settings), *([stateful_set(placed, settings, 0)] if several else [])]
+
+
+def pods_of(children: Sequence[chart.Manifest]) -> chart.Manifest:
+    """What makes the worker pods: the Deployment, or the StatefulSet of a group."""
+    (found,) = chart.of_kind(list(children), "Deployment", "StatefulSet")
+    return found
 
 
 def samples() -> dict[str, chart.Manifest]:
@@ -34,11 +43,12 @@ def samples() -> dict[str, chart.Manifest]:
     }
 
 
-_SAMPLE_OF = {flows.WORKER: "demo.yaml", flows.HUB_WORKER: "hub-gpu.yaml"}
+_SAMPLE_OF = {flows.WORKER: "demo.yaml", flows.HUB_WORKER: "hub-gpu.yaml", flows.GROUP: "demo-group.yaml"}
 
 
 class Deployed:
-    """A rendered chart with two services in `namespace`: one with the demo model, one with a model of the hub."""
+    """A rendered chart with three services in `namespace`: with the demo model, with a model of the hub, and with a
+    group of pods for each replica."""
 
     def __init__(self, manifests: Sequence[chart.Manifest], namespace: str) -> None:
         services = samples()
@@ -50,8 +60,7 @@ class Deployed:
 
     @staticmethod
     def _pod_labels(children: list[chart.Manifest]) -> dict[str, str]:
-        (deployment,) = chart.of_kind(children, "Deployment")
-        labels: dict[str, str] = deployment["spec"]["template"]["metadata"]["labels"]
+        labels: dict[str, str] = pods_of(children)["spec"]["template"]["metadata"]["labels"]
         return labels
 
     def passes(self, flow: flows.Flow) -> bool:

@@ -11,7 +11,7 @@ from ryzanstein_operator.desired.metadata import manifest
 from ryzanstein_operator.desired.placement import HOSTNAME, apart
 from ryzanstein_operator.desired.workers import bare_template, revision_of
 from ryzanstein_operator.settings import Settings
-from ryzanstein_worker.contract import ENV_GROUP_KEY_FILE, GROUP_PORT, LABEL_GROUP, LABEL_POD_INDEX
+from ryzanstein_worker.contract import ENV_GROUP_KEY_FILE, ENV_REVISION, GROUP_PORT, LABEL_GROUP, LABEL_POD_INDEX
 
 KEY = "key"
 """Of the Secret, and the name of the file it becomes."""
@@ -19,7 +19,6 @@ _KEY_VOLUME = "group-key"
 _KEY_DIR = "/etc/ryzanstein/group"
 _KEY_MODE = 0o440  # root's, and readable to the pod's fsGroup, which the worker runs as
 _ENV_NODE_RANK = "RYZANSTEIN_NODE_RANK"
-_ENV_REVISION = "RYZANSTEIN_REVISION"
 
 
 def revision(service: InferenceService, settings: Settings) -> str:
@@ -82,7 +81,7 @@ def _environment(latest: str) -> list[Manifest]:
     place = {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL_POD_INDEX}']"}}
     return [
         {"name": _ENV_NODE_RANK, "valueFrom": place},
-        {"name": _ENV_REVISION, "value": latest},
+        {"name": ENV_REVISION, "value": latest},
         {"name": ENV_GROUP_KEY_FILE, "value": f"{_KEY_DIR}/{KEY}"},
     ]
 

@@ -1,5 +1,6 @@
 """A replica of several pods: its StatefulSet, what its pods are told, who reaches whom, and what a revision is."""
 
+import argparse
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.children import children, revision
 from ryzanstein_operator.desired.groups import stateful_set
 from ryzanstein_operator.settings import Settings, Tracing
+from ryzanstein_worker.config import add_serve_arguments
 
 HUB = {"uri": "hf://Qwen/Qwen3-8B"}
 Manifest = dict[str, Any]
@@ -68,6 +70,16 @@ def test_pods_know_their_place_and_where_the_first_one_is() -> None:
     assert environment["RYZANSTEIN_NODE_RANK"]["valueFrom"] == place
     assert environment["RYZANSTEIN_REVISION"]["value"] == latest
     assert {"name": "group", "containerPort": 8004} in made["ports"]
+
+
+@pytest.mark.parametrize("spec", [{}, {"accelerator": "nvidia.com/gpu"}, {"model": {"uri": "pvc://m"}}], ids=str)
+def test_the_worker_s_own_parser_takes_what_a_pod_is_told(spec: Manifest) -> None:
+    parser = argparse.ArgumentParser()
+    add_serve_arguments(parser)
+    words = [word.replace("$(RYZANSTEIN_NODE_RANK)", "1") for word in worker(**spec)["args"][1:]]
+    chosen = parser.parse_args(words)
+    assert (chosen.tensor_parallel_size, chosen.nnodes, chosen.node_rank) == (4, 2, 1)
+    assert chosen.master_addr.endswith(".chat-group.team.svc")
 
 
 def test_the_key_is_a_file_that_the_pod_s_group_may_read_and_nobody_writes() -> None:
