@@ -3,6 +3,7 @@
 Knows the ConfigMap that the operator renders; knows no custom resource and makes no call.
 """
 
+import zlib
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,18 +13,29 @@ import msgspec
 
 from ryzanstein_gateway.balance import Policy
 from ryzanstein_gateway.kube import Meta
-from ryzanstein_worker.contract import DEFAULT_KEY_SET, HEALTH_PORT, ROUTES_KEY, ROUTES_VERSION
+from ryzanstein_worker.contract import (
+    DEFAULT_KEY_SET,
+    HEALTH_PORT,
+    ROUTES_COMPRESSED_KEY,
+    ROUTES_KEY,
+    ROUTES_VERSION,
+)
 
 
 class RoutesError(Exception):
     """The ConfigMap holds no route table that can be used. Carries one sentence."""
 
 
-class ConfigMap(msgspec.Struct, frozen=True):
+LONGEST_TABLE: Final = 64 * 1024 * 1024
+"""Bytes, once decompressed: more than a hundred thousand models."""
+
+
+class ConfigMap(msgspec.Struct, frozen=True, rename="camel"):
     """As much of a ConfigMap as the gateway reads."""
 
     metadata: Meta
     data: dict[str, str] | None = None
+    binary_data: dict[str, bytes] | None = None
 
 
 class Route(msgspec.Struct, frozen=True, rename="camel"):
@@ -89,14 +101,33 @@ class RouteTable:
 def parse_routes(config_maps: Iterable[ConfigMap]) -> RouteTable:
     """The table in the ConfigMap, empty where there is none. Raises RoutesError."""
     for config_map in config_maps:
-        text = (config_map.data or {}).get(ROUTES_KEY)
-        if text is None:
-            raise RoutesError(f"The ConfigMap has no key {ROUTES_KEY}.")
-        return _parse(text)
+        return _parse(_text(config_map))
     return RouteTable()
 
 
-def _parse(text: str) -> RouteTable:
+def _text(config_map: ConfigMap) -> str | bytes:
+    """A large table comes compressed."""
+    packed = (config_map.binary_data or {}).get(ROUTES_COMPRESSED_KEY)
+    if packed is not None:
+        return _decompressed(packed)
+    text = (config_map.data or {}).get(ROUTES_KEY)
+    if text is None:
+        raise RoutesError(f"The ConfigMap has no key {ROUTES_KEY}.")
+    return text
+
+
+def _decompressed(packed: bytes) -> bytes:
+    gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: with gzip's header and checksum
+    try:
+        text = gzip.decompress(packed, LONGEST_TABLE)
+    except zlib.error as error:
+        raise RoutesError(f"{ROUTES_COMPRESSED_KEY} cannot be read: {error}.") from error
+    if not gzip.eof:
+        raise RoutesError(f"{ROUTES_COMPRESSED_KEY} ends early, or holds more than {LONGEST_TABLE} bytes.")
+    return text
+
+
+def _parse(text: str | bytes) -> RouteTable:
     try:
         parsed = _DECODER.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:

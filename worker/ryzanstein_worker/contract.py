@@ -123,6 +123,8 @@ FIELD_MANAGER: Final = "ryzanstein-operator"
 ROUTES_CONFIG_MAP: Final = "ryzanstein-routes"
 """Rendered by the operator into the release's namespace, watched by the gateway."""
 ROUTES_KEY: Final = "routes.json"
+ROUTES_COMPRESSED_KEY: Final = "routes.json.gz"
+"""In `binaryData`, instead of the former where the table is large."""
 ROUTES_VERSION: Final = 1
 DEFAULT_KEY_SET: Final = "default"
 

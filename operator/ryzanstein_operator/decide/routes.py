@@ -1,8 +1,7 @@
 """The gateway's route table over all services. Pure."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
@@ -11,8 +10,11 @@ from ryzanstein_operator.decide.compare import differences
 from ryzanstein_operator.decide.plan import Apply, Plan
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.gateway import route, routes_config_map
+from ryzanstein_operator.desired.route_table import unpack
 from ryzanstein_operator.settings import Settings
-from ryzanstein_worker.contract import ROUTES_KEY
+
+_NAMED: Final = 10
+"""Models that are named where the table is logged."""
 
 
 def reconcile_routes(services: Sequence[Manifest], live: Manifest | None, settings: Settings) -> Plan:
@@ -41,14 +43,10 @@ def _row(service: Manifest, standing: dict[tuple[str, str], Manifest]) -> Manife
 
 def _standing_rows(live: Manifest | None) -> dict[tuple[str, str], Manifest]:
     """The rows of the live table by namespace and Service; none if it cannot be read (it is then written anew)."""
-    try:
-        rows: Any = json.loads((live or {})["data"][ROUTES_KEY])["models"]
-        return {(row["namespace"], row["service"]): row for row in rows}
-    except (KeyError, TypeError, ValueError):
-        return {}
+    return {(row["namespace"], row["service"]): row for row in unpack(live or {})}
 
 
 def _words(rows: list[Manifest]) -> str:
-    return (
-        f"{len(rows)} model{'' if len(rows) == 1 else 's'}: {', '.join(sorted(row['model'] for row in rows)) or 'none'}"
-    )
+    models = sorted(row["model"] for row in rows)
+    more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
+    return f"{len(rows)} model{'' if len(rows) == 1 else 's'}: {', '.join(models[:_NAMED]) or 'none'}{more}"

@@ -1,12 +1,12 @@
 """The gateway's route table: one ConfigMap over all services. Pure; who owns a contested name is decided elsewhere."""
 
-import json
 from collections.abc import Iterable
 
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.metadata import seal
+from ryzanstein_operator.desired.route_table import pack
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
 
@@ -17,8 +17,7 @@ def service_url(settings: Settings) -> str:
 
 
 def routes_config_map(routes: Iterable[Manifest], settings: Settings) -> Manifest:
-    """The table, sorted, so that the same routes give the same bytes."""
-    table = {"version": contract.ROUTES_VERSION, "models": sorted(routes, key=lambda route: str(route["model"]))}
+    """The table; the same routes give the same bytes."""
     whole = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -32,7 +31,7 @@ def routes_config_map(routes: Iterable[Manifest], settings: Settings) -> Manifes
                 contract.LABEL_MANAGED_BY: contract.MANAGED_BY,
             },
         },
-        "data": {contract.ROUTES_KEY: json.dumps(table, indent=1) + "\n"},
+        **pack(routes),
     }
     return seal(whole)
 

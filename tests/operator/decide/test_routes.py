@@ -3,10 +3,13 @@
 import json
 from typing import Any
 
+import pytest
+
 from operator_builders import SETTINGS, service
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.plan import Apply, Plan
 from ryzanstein_operator.decide.routes import reconcile_routes
+from ryzanstein_operator.desired import route_table
 
 OLD, YOUNG = "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
 
@@ -78,6 +81,23 @@ def test_a_service_whose_spec_cannot_be_run_keeps_its_row_and_its_name() -> None
     broken = service("m", created=OLD, unknown=1)
     rival = service("m", namespace="a", created=YOUNG)
     assert reconcile_routes((broken, rival), live, SETTINGS) == Plan()
+
+
+def test_a_large_table_is_written_once_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route_table, "PLAIN_BYTES", 0)
+    live = standing(service("m", created=OLD))
+    assert "data" not in live
+    assert reconcile_routes((service("m", created=OLD),), live, SETTINGS) == Plan()
+    broken = service("m", created=OLD, unknown=1)
+    assert reconcile_routes((broken,), live, SETTINGS) == Plan(), "its row is kept"
+    for packed in ("no base64!", "bm8gZ3ppcA==", "H4sI"):
+        damaged = {**live, "binaryData": {"routes.json.gz": packed}}
+        assert route_table.unpack(applied(broken, live=damaged)) == []
+
+
+def test_the_log_names_a_few_models_of_many() -> None:
+    plan = reconcile_routes([service(f"s-{number:02}") for number in range(30)], None, SETTINGS)
+    assert plan.details[0].endswith("30 models: s-00, s-01, s-02, s-03, s-04, s-05, s-06, s-07, s-08, s-09 and 20 more")
 
 
 def test_one_that_never_had_a_row_gets_none() -> None:
