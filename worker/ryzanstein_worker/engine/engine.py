@@ -6,8 +6,8 @@ the model lives in the ranks.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.executor import Executor, RemoteLink
@@ -57,11 +57,7 @@ class Engine:
         is left behind then."""
         executor = await Executor.start(config, group)
         try:
-            loaded = await _from_each(executor, Loaded)
-            blocks = min(message.num_kv_blocks for message in loaded)
-            for link in executor.links:
-                link.post(Begin(num_kv_blocks=blocks))
-            info = (await _from_each(executor, Ready))[0].info
+            info = await _unless_leaving(executor, _load(executor))
         except BaseException:
             await executor.stop()
             raise
@@ -189,6 +185,30 @@ class Engine:
             self._ended.set()
             for stream in self._streams.values():
                 stream.put_nowait(lost)
+
+
+async def _load(executor: Executor) -> ModelInfo:
+    loaded = await _from_each(executor, Loaded)
+    blocks = min(message.num_kv_blocks for message in loaded)
+    for link in executor.links:
+        link.post(Begin(num_kv_blocks=blocks))
+    return (await _from_each(executor, Ready))[0].info
+
+
+async def _unless_leaving(executor: Executor, load: Coroutine[Any, Any, ModelInfo]) -> ModelInfo:
+    """Raises GroupLostError where another pod is told to stop meanwhile: there is nothing to drain yet."""
+    if executor.crew is None:
+        return await load
+    loading, leaving = asyncio.create_task(load), asyncio.create_task(executor.crew.leaving.wait())
+    try:
+        await asyncio.wait({loading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            raise GroupLostError(GroupLost(rank=None, reason="another pod of the group was told to stop"))
+        return await loading
+    finally:
+        loading.cancel()
+        leaving.cancel()
+        await asyncio.gather(loading, leaving, return_exceptions=True)
 
 
 async def _from_each(executor: Executor, kind: type[T]) -> list[T]:

@@ -48,8 +48,8 @@ class Crew:
 
     def __init__(self, config: EngineConfig, group: GroupConfig) -> None:
         """Raises ConfigError."""
-        self.leaving = asyncio.Event()
-        self.hurry = asyncio.Event()
+        self.leaving = asyncio.Event()  # another pod was told to stop
+        self.hurry = asyncio.Event()  # and once more
         self.lost: asyncio.Future[GroupLost] = asyncio.get_running_loop().create_future()
         self._config = config
         self._loop = asyncio.get_running_loop()

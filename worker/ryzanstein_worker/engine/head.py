@@ -9,9 +9,7 @@ import logging
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable, Coroutine
-from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +17,7 @@ from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.contract import ENV_REVISION, EXIT_GROUP_LOST
 from ryzanstein_worker.engine.frames import FromParent, FromRank
 from ryzanstein_worker.engine.heartbeat import HeartbeatMap
-from ryzanstein_worker.engine.identity import misfit, settings_of
+from ryzanstein_worker.engine.identity import settings_of
 from ryzanstein_worker.engine.inquest import Inquest
 from ryzanstein_worker.engine.local import Network, Wire
 from ryzanstein_worker.engine.meeting import listen
@@ -42,6 +40,8 @@ from ryzanstein_worker.engine.node_frames import (
     TurnedAway,
     Welcome,
 )
+from ryzanstein_worker.engine.roll import Phase, Roll
+from ryzanstein_worker.engine.silence import Silence, sign_seconds
 from ryzanstein_worker.engine.status import GroupLost, GroupLostError
 from ryzanstein_worker.engine.stores import serve_stores
 from ryzanstein_worker.engine.verdict import Blame, Evidence
@@ -66,49 +66,39 @@ class Listener(Protocol):
     def lost(self, lost: GroupLost) -> None: ...
 
 
-class _Phase(Enum):
-    GATHERING = 0
-    STARTED = 1
-    ENDED = 2
-
-
 class _Member:
     """Another pod."""
 
-    def __init__(self, node_rank: int, channel: StreamChannel[FromHead, FromMember]) -> None:
+    def __init__(self, node_rank: int, channel: StreamChannel[FromHead, FromMember], config: EngineConfig) -> None:
         self.node_rank = node_rank
+        self.ranks = config.ranks_of(node_rank)
         self.channel = channel
-        self.silent = 0.0  # seconds
+        self.silence = Silence(config)
         self.listening: asyncio.Task[None] | None = None
 
 
-def sign_seconds(config: EngineConfig) -> float:
-    """Between two signs of life of a pod."""
-    return min(0.5, config.hang_timeout_seconds / 4)
-
-
 class Head:
-    """One start of a group: `gather`, then `adopt` this pod's ranks, then `end`, unless the group is lost before."""
+    """One start of a group: `gather`, then `adopt` this pod's ranks, then `end`, whether or not it was lost before."""
 
     def __init__(self, config: EngineConfig, group: GroupConfig, listener: Listener) -> None:
         """Raises ConfigError."""
-        self.epoch = ""
         self._config = config
         self._group = group
         self._listener = listener
         self._key = read_key(Path(group.key_file))
-        self._settings = settings_of(config, 0, os.environ.get(ENV_REVISION, ""))
-        self._phase = _Phase.GATHERING
-        self._members: dict[int, _Member] = {}
-        self._wires: dict[int, Wire] = {}
-        self._turned_away: dict[int, str] = {}
+        settings = settings_of(config, 0, os.environ.get(ENV_REVISION, ""))
+        self._roll: Roll[_Member, Wire] = Roll(config, settings)
         self._changed = asyncio.Event()
         self._table = Table()
         self._slots: HeartbeatMap | None = None
         self._inquest = Inquest(self._judge)
         self._verdict: GroupLost | None = None
-        self._told = False
+        self._told = False  # the others, that it is over
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def epoch(self) -> str:
+        return self._roll.epoch
 
     async def gather(self) -> Network:
         """Until every pod has come and every rank of theirs has its connection. Raises ConfigError, GroupLostError."""
@@ -118,18 +108,15 @@ class Head:
                 sock = await listen(self._group)
                 self._spawn(Door(sock, self._key, self._receive).run())
                 self._spawn(self._sign())
-                address = sock.getsockname()
-                _log.info(
-                    "waiting for the other pods of the group",
-                    extra={"nnodes": self._config.nnodes, "host": address[0], "port": address[1]},
-                )
-                await self._until(lambda: len(self._members) == self._config.nnodes - 1)
+                host, port = sock.getsockname()[:2]
+                where = {"nnodes": self._config.nnodes, "host": host, "port": port}
+                _log.info("waiting for the other pods of the group", extra=where)
+                await self._until(lambda: self._roll.is_complete)
                 self._start()
-                remote = self._config.tensor_parallel_size - self._config.ranks_per_node
-                await self._until(lambda: len(self._wires) == remote)
+                await self._until(lambda: self._roll.is_wired)
         except TimeoutError:
-            raise GroupLostError(GroupLost(rank=None, reason=self._absent(seconds))) from None
-        return Network(self._wires, interface_of(address[0]))
+            raise GroupLostError(GroupLost(rank=None, reason=self._roll.absent(seconds))) from None
+        return Network(self._roll.wires, interface_of(host))
 
     def adopt(self, slots: HeartbeatMap, stores: dict[int, socket.socket]) -> None:
         """This pod's ranks run: show the others' heartbeats beside theirs, and answer their questions."""
@@ -142,23 +129,25 @@ class Head:
 
     def post(self, rank: int, message: FromParent) -> None:
         """To a rank of another pod."""
-        if (member := self._members.get(self._config.node_of(rank))) is not None:
-            member.channel.post(ToRank(rank=rank, message=message))
+        self._roll.members[self._config.node_of(rank)].channel.post(ToRank(rank=rank, message=message))
 
     def blame(self, evidence: Evidence) -> None:
         """Something is lost; the verdict falls when better evidence has had its time."""
-        if self._phase is not _Phase.ENDED:
+        if self._roll.phase is not Phase.ENDED:
             self._inquest.add(evidence)
 
     async def end(self, reason: str) -> None:
         """Tell the others to end in good order, unless they are told already; returns when they have heard."""
         self._finish(End(code=0, rank=None, reason=reason))
         self._inquest.close()
-        listening = [member.listening for member in self._members.values() if member.listening is not None]
+        members = self._roll.members.values()
+        listening = [member.listening for member in members if member.listening is not None]
         if self._told and listening:
             await asyncio.wait(listening, timeout=_FAREWELL_SECONDS)
-        for member in self._members.values():
+        for member in members:
             member.channel.close()
+        for wire in self._roll.wires.values():
+            wire.sock.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -169,51 +158,33 @@ class Head:
         """A connection that holds the key. Raises ChannelClosedError for one that does not belong here."""
         codec: SealedCodec[FromHead, FromMember] = SealedCodec(FromMember, guest.seal)
         first = await receive_one(guest.sock, codec)
-        sentence = self._objection(first)
+        sentence = self._roll.objection(first)
         if sentence is not None:
-            # A pod of an earlier epoch has only to start anew; one with other settings would be refused for ever.
-            final = isinstance(first, Join)
-            await send_one(guest.sock, codec, TurnedAway(sentence=sentence, final=final))
+            # A rank of an earlier epoch is of a pod that starts anew; other settings would be refused for ever.
+            await send_one(guest.sock, codec, TurnedAway(sentence=sentence, final=isinstance(first, Join)))
             raise ChannelClosedError(sentence)
         if isinstance(first, Attach):
             await send_one(guest.sock, codec, Welcome())
-            self._wires[first.rank] = Wire(guest.sock, guest.seal)
+            self._roll.wires[first.rank] = Wire(guest.sock, guest.seal)
             self._changed.set()
         elif isinstance(first, Join):
-            await self._join(guest, codec, first)
+            await self._join(guest, codec, first.node_rank)
 
-    def _objection(self, first: FromMember) -> str | None:
-        if isinstance(first, Join):
-            sentence = misfit(self._settings, first)
-            if sentence is not None:
-                self._turned_away[first.node_rank] = sentence
-            return sentence
-        if not isinstance(first, Attach):
-            return "A connection begins with Join or Attach."
-        if self._phase is not _Phase.STARTED or first.epoch != self.epoch:
-            return f"Epoch {first.epoch} of the group is over."
-        if first.rank in self._wires or self._config.node_of(first.rank) not in self._members:
-            return f"Rank {first.rank} is attached already, or no other pod's."
-        return None
-
-    async def _join(self, guest: Guest, codec: SealedCodec[FromHead, FromMember], join: Join) -> None:
-        if self._phase is not _Phase.GATHERING:
-            reason = f"node rank {join.node_rank} came anew: its pod was restarted"
+    async def _join(self, guest: Guest, codec: SealedCodec[FromHead, FromMember], node_rank: int) -> None:
+        if self._roll.phase is not Phase.GATHERING:
+            reason = f"node rank {node_rank} came anew: its pod was restarted"
             self.blame(Evidence(Blame.NODE_GONE, None, reason))
             raise ChannelClosedError(f"{reason}; this group ends, and the next one takes it in")
-        member = _Member(join.node_rank, await StreamChannel.open(guest.sock, codec))
-        if (older := self._members.pop(join.node_rank, None)) is not None:
+        member = _Member(node_rank, await StreamChannel.open(guest.sock, codec), self._config)
+        if (older := self._roll.enter(node_rank, member)) is not None:
             older.channel.close()
-        self._members[join.node_rank] = member
-        self._turned_away.pop(join.node_rank, None)
         member.listening = self._spawn(self._listen(member))
         self._changed.set()
-        _log.info("a pod has joined the group", extra={"node_rank": join.node_rank, "peer": guest.address})
+        _log.info("a pod has joined the group", extra={"node_rank": node_rank, "peer": guest.address})
 
     def _start(self) -> None:
-        self._phase = _Phase.STARTED
-        self.epoch = secrets.token_hex(8)
-        for member in self._members.values():
+        self._roll.start(secrets.token_hex(8))
+        for member in self._roll.members.values():
             member.channel.post(Start(epoch=self.epoch))
         _log.info("the group is complete", extra={"epoch": self.epoch, "nnodes": self._config.nnodes})
 
@@ -224,14 +195,6 @@ class Head:
                 raise GroupLostError(self._verdict)
             self._changed.clear()
             await self._changed.wait()
-
-    def _absent(self, seconds: float) -> str:
-        absent = [node for node in range(1, self._config.nnodes) if node not in self._members]
-        if not absent:
-            return f"the pods of the group came, but not all their ranks connected within {seconds:g} s"
-        told = [self._turned_away.get(node, "") for node in absent]
-        names = ", ".join(str(node) for node in absent)
-        return " ".join([f"node rank {names} did not come within {seconds:g} s.", *filter(None, told)]).rstrip(".")
 
     # --- Watching ----------------------------------------------------------------------------------
 
@@ -246,16 +209,14 @@ class Head:
 
     def _take(self, member: _Member, message: FromMember) -> None:
         """Raises ChannelClosedError for what this pod may not say."""
-        member.silent = 0.0
-        own = self._config.ranks_of(member.node_rank)
+        member.silence.heard()
         match message:
-            case Signs() if all(sign.rank in own for sign in message.ranks):
+            case Signs() if all(sign.rank in member.ranks for sign in message.ranks):
                 self._mirror(message.ranks)
-            case FromRanks() if message.rank in own:
+            case FromRanks() if message.rank in member.ranks:
                 self._listener.said(message.rank, message.message)
-            case RankAsk() if message.rank in own:
-                answer = self._table.answer(message.ask)
-                member.channel.post(RankAnswer(rank=message.rank, answer=answer))
+            case RankAsk() if message.rank in member.ranks:
+                member.channel.post(RankAnswer(rank=message.rank, answer=self._table.answer(message.ask)))
             case Leaving():
                 _log.info("another pod of the group was told to stop", extra={"node_rank": member.node_rank})
                 self._listener.leaving(message.hurry)
@@ -270,32 +231,27 @@ class Head:
                 self._slots.mirror(sign.rank, sign.age_seconds, sign.beats, sign.state)
 
     def _gone(self, member: _Member, error: ChannelClosedError) -> None:
-        if self._phase is _Phase.STARTED:
+        if self._roll.phase is Phase.STARTED:
             reason = f"node rank {member.node_rank} has gone: {error}"
             self.blame(Evidence(Blame.NODE_GONE, None, reason))
-        elif self._members.get(member.node_rank) is member and self._phase is _Phase.GATHERING:
-            del self._members[member.node_rank]
+        elif self._roll.phase is Phase.GATHERING and self._roll.members.get(member.node_rank) is member:
+            del self._roll.members[member.node_rank]
             _log.info("a pod has left the group before its start", extra={"node_rank": member.node_rank})
 
     async def _sign(self) -> None:
-        """For ever: a sign of ours, and how long each pod has given none. If this process itself was paused, a tick
-        counts as two at most: what the others said meanwhile is still to be read."""
-        tick, limit = sign_seconds(self._config), self._config.hang_timeout_seconds
-        seen = time.monotonic()
+        """For ever: a sign of ours to each pod, and an eye on who has given none."""
         while True:
-            await asyncio.sleep(tick)
-            now = time.monotonic()
-            for member in list(self._members.values()):
+            await asyncio.sleep(sign_seconds(self._config))
+            for member in list(self._roll.members.values()):
                 member.channel.post(Sign())
-                member.silent += min(now - seen, 2 * tick)
-                if member.silent <= limit:
+                if not member.silence.is_too_long():
                     continue
-                if self._phase is _Phase.GATHERING:
+                if self._roll.phase is Phase.GATHERING:
                     member.channel.close()
-                else:
-                    reason = f"node rank {member.node_rank} gave no sign of life for {member.silent:.1f} s"
-                    self.blame(Evidence(Blame.NODE_SILENT, None, reason, member.silent))
-            seen = now
+                    continue
+                seconds = member.silence.seconds
+                reason = f"node rank {member.node_rank} gave no sign of life for {seconds:.1f} s"
+                self.blame(Evidence(Blame.NODE_SILENT, None, reason, seconds))
 
     def _judge(self, evidence: Evidence) -> None:
         lost = evidence.lost
@@ -305,12 +261,12 @@ class Head:
         self._listener.lost(lost)
 
     def _finish(self, end: End) -> None:
-        if self._phase is _Phase.ENDED:
+        if self._roll.phase is Phase.ENDED:
             return
-        self._told = self._phase is _Phase.STARTED  # before, they have only to come again
-        for member in self._members.values() if self._told else ():
+        self._told = self._roll.phase is Phase.STARTED  # before, they have only to come again
+        self._roll.phase = Phase.ENDED
+        for member in self._roll.members.values() if self._told else ():
             member.channel.post(end)
-        self._phase = _Phase.ENDED
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -6,8 +6,6 @@ Its one event loop has nothing else to do, so everything is on it.
 import asyncio
 import logging
 import os
-import socket
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +14,15 @@ from typing import Any
 from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.contract import ENV_REVISION, EXIT_CONFIG, EXIT_GROUP_LOST
 from ryzanstein_worker.engine.frames import FromRank, Ready, Refused
-from ryzanstein_worker.engine.head import sign_seconds
 from ryzanstein_worker.engine.identity import settings_of
 from ryzanstein_worker.engine.inquest import Inquest
-from ryzanstein_worker.engine.local import LocalRanks, Network, RankLink, Wire
-from ryzanstein_worker.engine.meeting import call, pause
+from ryzanstein_worker.engine.joining import Caller, HeadChannel
+from ryzanstein_worker.engine.local import LocalRanks, Network, RankLink
 from ryzanstein_worker.engine.node_frames import (
-    Attach,
     End,
     FromHead,
     FromMember,
     FromRanks,
-    Join,
     Leaving,
     Lost,
     RankAnswer,
@@ -35,29 +30,20 @@ from ryzanstein_worker.engine.node_frames import (
     RankSign,
     Sign,
     Signs,
-    Start,
     ToRank,
-    TurnedAway,
-    Welcome,
 )
+from ryzanstein_worker.engine.silence import Silence, sign_seconds
 from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, RankHealth
 from ryzanstein_worker.engine.stores import serve_stores
 from ryzanstein_worker.engine.supervisor import Supervisor
 from ryzanstein_worker.engine.verdict import Blame, Evidence
-from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.parallel.handshake import read_key
-from ryzanstein_worker.parallel.interfaces import interface_of
 from ryzanstein_worker.parallel.keyvalue import Answer, Ask
 from ryzanstein_worker.parallel.messages import ChannelClosedError
-from ryzanstein_worker.parallel.seal import SealedCodec
-from ryzanstein_worker.parallel.streams import StreamChannel, receive_one, send_one
 
 _VERDICT_SECONDS = 1.5
 """How much longer than for evidence of our own to wait for node rank 0, which has everybody's."""
 _log = logging.getLogger(__name__)
-
-Channel = StreamChannel[FromMember, FromHead]
-Codec = SealedCodec[FromMember, FromHead]
 
 
 @dataclass(frozen=True)
@@ -78,14 +64,14 @@ class Member:
         self.ready = asyncio.Event()  # this pod's ranks have loaded and warmed up
         self._config = config
         self._group = group
-        self._key = read_key(Path(group.key_file))
-        self._settings = settings_of(config, group.node_rank, os.environ.get(ENV_REVISION, ""))
-        self._channel: Channel | None = None
+        settings = settings_of(config, group.node_rank, os.environ.get(ENV_REVISION, ""))
+        self._caller = Caller(config, group, read_key(Path(group.key_file)), settings)
+        self._channel: HeadChannel | None = None
         self._local: LocalRanks | None = None
         self._waiting: set[int] = set(config.ranks_of(group.node_rank))
         self._answers = {rank: asyncio.Queue[Answer]() for rank in self._waiting}
         self._refusal: str | None = None
-        self._silent = 0.0
+        self._silence = Silence(config)
         self._linked = False
         self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._inquest = Inquest(self._judge, extra=lambda: _VERDICT_SECONDS if self._linked else 0.0)
@@ -93,27 +79,29 @@ class Member:
 
     async def run(self) -> Ended:
         """Until the group ends. Raises ConfigError where only the user can mend it."""
+        seconds = self._config.startup_timeout_seconds
         try:
-            async with asyncio.timeout(self._config.startup_timeout_seconds):
-                self._channel, interface = await self._join()
+            async with asyncio.timeout(seconds):
+                joined = await self._caller.join()
         except TimeoutError:
-            seconds = self._config.startup_timeout_seconds
-            return Ended(EXIT_GROUP_LOST, f"the group did not come together within {seconds:g} s; see node rank 0")
+            reason = f"the group did not come together within {seconds:g} s; node rank 0: {self._caller.obstacle}"
+            return Ended(EXIT_GROUP_LOST, reason)
+        self._channel, self.epoch = joined.channel, joined.epoch
         self._linked = True
         supervisor: Supervisor | None = None
         try:
             for work in (self._listen(self._channel), self._sign(self._channel)):
                 self._spawn(work)
-            supervisor = await self._start(interface)
+            supervisor = await self._start(joined.interface)
             return await self._ended
         finally:
             await self._stop(supervisor)
 
     def leave(self, *, hurry: bool) -> bool:
         """Tell node rank 0 that this pod was told to stop; False if there is no group yet that could drain."""
-        if self._channel is None or self._ended.done():
+        if self._channel is None:
             return False
-        self._channel.post(Leaving(hurry=hurry))
+        self._post(Leaving(hurry=hurry))
         return True
 
     def health(self) -> EngineHealth:
@@ -132,54 +120,13 @@ class Member:
         """None: node rank 0 has the scheduler that tells."""
         return EngineLoad(running=0, waiting=0, kv_cache_usage=0.0)
 
-    # --- The start ---------------------------------------------------------------------------------
-
-    async def _join(self) -> tuple[Channel, str]:
-        """Call again and again until the group starts; the channel, and the interface that it goes by."""
-        told = ""
-        while True:
-            try:
-                return await self._try()
-            except ChannelClosedError as error:
-                if str(error) != told:
-                    told = str(error)
-                    where = {"host": self._group.master_addr, "port": self._group.master_port}
-                    _log.info("node rank 0 cannot be joined yet: %s", told, extra=where)
-            await pause()
-
-    async def _try(self) -> tuple[Channel, str]:
-        """Raises ChannelClosedError, ConfigError."""
-        sock, codec = await self._call(self._settings)
-        interface = interface_of(sock.getsockname()[0])
-        channel = await Channel.open(sock, codec)
-        try:
-            while True:
-                channel.post(Signs(ranks=[]))
-                async with asyncio.timeout(self._config.hang_timeout_seconds):
-                    message = await channel.receive()
-                if isinstance(message, TurnedAway):
-                    raise ConfigError(message.sentence)
-                if isinstance(message, Start):
-                    self.epoch = message.epoch
-                    return channel, interface
-        except TimeoutError:
-            channel.close()
-            raise ChannelClosedError("it gives no sign of life") from None
-        except BaseException:
-            channel.close()
-            raise
-
-    async def _call(self, first: Join | Attach) -> tuple[socket.socket, Codec]:
-        sock, seal = await call(self._group, self._key)
-        codec: Codec = SealedCodec(FromHead, seal)
-        await send_one(sock, codec, first)
-        return sock, codec
+    # --- Work --------------------------------------------------------------------------------------
 
     async def _start(self, interface: str) -> Supervisor | None:
         """Attach and spawn this pod's ranks; None, with the reason told, where the group has moved on."""
         node_rank = self._group.node_rank
         try:
-            wires = {rank: await self._attach(rank) for rank in self._config.ranks_of(node_rank)}
+            wires = {rank: await self._caller.attach(self.epoch, rank) for rank in self._config.ranks_of(node_rank)}
         except ChannelClosedError as error:
             self._blame(Evidence(Blame.NODE_GONE, None, f"node rank {node_rank} could not attach its ranks: {error}"))
             return None
@@ -190,33 +137,15 @@ class Member:
             self._keep(task)
         for rank, link in zip(self._config.ranks_of(node_rank), local.links, strict=True):
             self._spawn(self._pass_on(rank, link))
-        supervisor = Supervisor(
-            local.processes,
-            local.slots,
-            self._config,
-            self._on_evidence,
-            node_rank=node_rank,
-        )
+        supervisor = Supervisor(local.processes, local.slots, self._config, self._on_evidence, node_rank=node_rank)
         supervisor.start()
         return supervisor
 
-    async def _attach(self, rank: int) -> Wire:
-        """A connection for the rank. Raises ChannelClosedError."""
-        async with asyncio.timeout(self._config.hang_timeout_seconds):
-            sock, codec = await self._call(Attach(epoch=self.epoch, rank=rank))
-            answer = await receive_one(sock, codec)
-        if isinstance(answer, Welcome):
-            return Wire(sock, codec.seal)
-        sock.close()
-        raise ChannelClosedError(answer.sentence if isinstance(answer, TurnedAway) else "it spoke out of turn")
-
-    # --- Work --------------------------------------------------------------------------------------
-
-    async def _listen(self, channel: Channel) -> None:
+    async def _listen(self, channel: HeadChannel) -> None:
         try:
             while True:
                 message = await channel.receive()
-                self._silent = 0.0
+                self._silence.heard()
                 self._take(message)
         except ChannelClosedError as error:
             self._linked = False
@@ -259,20 +188,16 @@ class Member:
         self._post(RankAsk(rank=rank, ask=ask))
         return await self._answers[rank].get()
 
-    async def _sign(self, channel: Channel) -> None:
-        """As the head does, for the one other end."""
-        tick, limit = sign_seconds(self._config), self._config.hang_timeout_seconds
-        seen = time.monotonic()
+    async def _sign(self, channel: HeadChannel) -> None:
+        """Until the group has ended: a sign of ours, and an eye on node rank 0."""
         while not self._ended.done():
             channel.post(Signs(ranks=self._rank_signs()))
-            await asyncio.sleep(tick)
-            now = time.monotonic()
-            self._silent += min(now - seen, 2 * tick)
-            seen = now
-            if self._silent > limit:
+            await asyncio.sleep(sign_seconds(self._config))
+            if self._silence.is_too_long():
                 self._linked = False
-                reason = f"node rank 0 gave no sign of life for {self._silent:.1f} s"
-                self._blame(Evidence(Blame.NODE_SILENT, None, reason, self._silent))
+                seconds = self._silence.seconds
+                reason = f"node rank 0 gave no sign of life for {seconds:.1f} s"
+                self._blame(Evidence(Blame.NODE_SILENT, None, reason, seconds))
                 return
 
     def _rank_signs(self) -> list[RankSign]:

@@ -42,7 +42,7 @@ class Door:
         self._waiting: dict[asyncio.Task[None], str] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled; closes the listening socket then."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -54,6 +54,7 @@ class Door:
                     continue
                 self._let_in(sock, str(peer[0]))
         finally:
+            self._listener.close()
             for task in list(self._waiting):
                 task.cancel()
             await asyncio.gather(*self._waiting, return_exceptions=True)

@@ -51,6 +51,9 @@ class ChannelStore(Store):
     def num_keys(self) -> int:
         return self._ask(Ask(what="count")).number
 
+    deleteKey = delete_key  # C++ calls these two by their names there
+    getNumKeys = num_keys
+
     def check(self, keys: Sequence[str]) -> bool:
         return all(self._ask(Ask(what="get", key=key)).value is not None for key in keys)
 
