@@ -42,13 +42,13 @@ def test_a_wrong_target_is_refused_with_what_to_write(text: str) -> None:
         parse_target(text)
 
 
-def test_those_that_serve_nobody_go_first_and_a_groups_pods_together() -> None:
+def test_those_that_serve_nobody_or_go_already_come_first_and_a_groups_pods_together() -> None:
     leaving = build.ready_pod(LIVE, "chat-z")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
     pods = [build.ready_pod(LIVE, "chat-a"), build.pod(LIVE, "chat-b"), *reversed(grouped("chat-g-0", 2)), leaving]
     found = batches(pods)
-    assert [batch.replica for batch in found] == ["chat-b", "chat-a", "chat-g-0"]
-    assert [pod["metadata"]["name"] for pod in found[2].pods] == ["chat-g-0-0", "chat-g-0-1"]
+    assert [batch.replica for batch in found] == ["chat-b", "chat-z", "chat-a", "chat-g-0"]
+    assert [pod["metadata"]["name"] for pod in found[3].pods] == ["chat-g-0-0", "chat-g-0-1"]
 
 
 def test_a_replica_is_found_by_its_name_or_its_end_and_of_a_group_the_leader_goes() -> None:

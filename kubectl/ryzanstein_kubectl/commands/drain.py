@@ -15,9 +15,18 @@ from ryzanstein_kubectl.cluster.look import Looker, Scope, pods_of, services_of
 from ryzanstein_kubectl.cluster.session import Session
 from ryzanstein_kubectl.commands.common import access_of
 from ryzanstein_kubectl.model.ages import parse_span, short
-from ryzanstein_kubectl.model.drain import Batch, Target, batches, parse_target, progress, ready_replicas, replica_pods
+from ryzanstein_kubectl.model.drain import (
+    Batch,
+    Progress,
+    Target,
+    batches,
+    parse_target,
+    progress,
+    ready_replicas,
+    replica_pods,
+)
 from ryzanstein_kubectl.model.errors import CommandError
-from ryzanstein_kubectl.model.snapshot import Snapshot
+from ryzanstein_kubectl.model.snapshot import Snapshot, leaves
 from ryzanstein_kubectl.view.drain_view import DrainView
 from ryzanstein_kubectl.view.terminal import console
 from ryzanstein_operator.api.wire import Manifest
@@ -93,17 +102,14 @@ class Drain:
     async def run(self, target: Target, arguments: argparse.Namespace) -> None:
         self._todo = batches(await self._chosen(target, arguments))
         if not self._todo:
-            self._view.told(
-                "nothing", f"No replica runs on {target.name}." if target.kind == "node" else "It goes already."
-            )
+            self._view.told("nothing", f"No replica runs on {target.name}.")
         for batch in self._todo:
             await self._batch(batch)
             self._done += 1
-        if self._cordoned:
-            words = (
-                f"Node {self._cordoned} is cordoned and holds no replica; kubectl uncordon {self._cordoned} undoes it."
+        if node := self._cordoned:
+            self._view.told(
+                "finished", f"Node {node} is cordoned and holds no replica; kubectl uncordon {node} undoes it."
             )
-            self._view.told("finished", words)
 
     async def _chosen(self, target: Target, arguments: argparse.Namespace) -> Sequence[Manifest]:
         if target.kind == "node":
@@ -119,54 +125,58 @@ class Drain:
 
     async def _batch(self, batch: Batch) -> None:
         """One replica, from the first eviction until it is replaced."""
-        looker = Looker(self._session, Scope(batch.namespace, batch.service))
-        place = (batch.namespace, batch.service)
-        before = ready_replicas((await looker.status()).pods, place)
-        name, started = f"{batch.namespace}/{batch.replica}", time.monotonic()
-        if before == 1:
-            self._view.told("alone", f"{name} is the only replica that is ready: requests wait until another one is.")
+        looker, started = Looker(self._session, Scope(batch.namespace, batch.service)), time.monotonic()
+        before = ready_replicas((await looker.status()).pods, (batch.namespace, batch.service))
+        if before == 1 and batch.serves:
+            self._view.told("alone", f"{batch} is the only replica that is ready: requests wait until another one is.")
         for pod in batch.pods:
-            await self._evict(pod, name)
-        self._going = name
+            await self._evict(pod, batch)
+        self._going = str(batch)
+        words = await self._replaced(batch, before, looker)
+        which = f" ({self._done + 1} of {len(self._todo)})" if len(self._todo) > 1 else ""
+        self._view.told("replaced", f"{batch} is drained{which} after {short(time.monotonic() - started)}: {words}.")
+
+    async def _replaced(self, batch: Batch, before: int, looker: Looker) -> str:
+        """Until its pods are gone and as many replicas are ready as before. Gives the last words."""
         whole_since: float | None = None
         while True:
-            snapshot = await self._look(looker, name)
-            state = progress(batch, before, snapshot) if snapshot else None
-            if state and state.gone and self._going:
+            snapshot = await self._look(looker, batch)
+            state = progress(batch, before, snapshot) if snapshot else Progress(False, False, "")
+            if state.gone and self._going:
                 self._going = ""
-                self._view.told("gone", f"{name} is gone after {short(time.monotonic() - started)}.")
-            if state and state.whole:
-                whole_since = whole_since or time.monotonic()
-                if time.monotonic() - whole_since >= (SETTLE_SECONDS if batch.group else 0.0):
-                    self._view.told(
-                        "replaced", f"{name} is drained after {short(time.monotonic() - started)}: {state.words}."
-                    )
-                    return
-            else:
+                self._view.told("gone", f"{batch} is gone.")
+            if not state.whole:
                 whole_since = None
-            if state:
-                self._view.waiting(name, state.words)
+            elif whole_since is None:
+                whole_since = time.monotonic()
+            if whole_since and time.monotonic() - whole_since >= (SETTLE_SECONDS if batch.group else 0.0):
+                return state.words
+            if state.words:
+                self._view.waiting(str(batch), state.words)
             await self._pause(POLL_SECONDS)
 
-    async def _look(self, looker: Looker, name: str) -> Snapshot | None:
+    async def _look(self, looker: Looker, batch: Batch) -> Snapshot | None:
         try:
             return await looker.status()
         except ApiError as error:
             if not error.transient:
                 raise
-            self._view.waiting(name, f"the API server does not answer: {error.sentence}")
+            self._view.waiting(str(batch), f"the API server does not answer: {error.sentence}")
             return None
 
-    async def _evict(self, pod: Manifest, name: str) -> None:
+    async def _evict(self, pod: Manifest, batch: Batch) -> None:
         """Until the API server lets the pod go."""
-        who = pod["metadata"]["name"]
+        who = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        if leaves(pod):
+            self._view.told("leaving", f"{who} is on its way out already.")
+            return
         while True:
             answer = await evict(self._session, pod)
             if answer.outcome != "refused":
                 verb = "is told to go" if answer.outcome == "evicted" else "has gone by itself"
-                self._view.told(answer.outcome, f"{pod['metadata']['namespace']}/{who} {verb}.")
+                self._view.told(answer.outcome, f"{who} {verb}.")
                 return
-            self._view.waiting(name, f"may not go yet: {answer.words}")
+            self._view.waiting(str(batch), f"may not go yet: {answer.words}")
             await self._pause(max(answer.again_seconds, POLL_SECONDS))
 
     async def _pause(self, seconds: float) -> None:

@@ -63,16 +63,23 @@ class Batch:
     def group(self) -> bool:
         return bool(group_of(self.pods[0]))
 
+    @property
+    def serves(self) -> bool:
+        return all(is_ready(pod) and not leaves(pod) for pod in self.pods)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.replica}"
+
 
 def batches(pods: Iterable[Manifest]) -> tuple[Batch, ...]:
-    """One batch for each replica; those that serve nobody first, then by name."""
+    """One batch for each replica; those that serve nobody first (also those that go already), then by name."""
     found: dict[tuple[str, str, str], list[Manifest]] = {}
     for pod in pods:
-        if not leaves(pod) and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+        if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
             key = (*service_of(pod), group_of(pod) or pod["metadata"]["name"])
             found.setdefault(key, []).append(pod)
     made = [Batch(*key, tuple(sorted(members, key=place_of))) for key, members in found.items()]
-    return tuple(sorted(made, key=lambda one: (all(map(is_ready, one.pods)), one.namespace, one.service, one.replica)))
+    return tuple(sorted(made, key=lambda one: (one.serves, one.namespace, one.service, one.replica)))
 
 
 def replica_pods(target: Target, pods: Sequence[Manifest]) -> list[Manifest]:
