@@ -38,6 +38,7 @@ def node(name: str, **more: Any) -> Node:
 def seat(pod: str, where: str, **more: Any) -> Seat:
     """A ready pod of `chat`; its address is its name."""
     known = {"service": CHAT, "uid": f"uid-{pod}", "addresses": (pod,), "ready": True, "ending": False}
+    known |= {"accelerated": True}
     known |= {"created": "2026-01-02T00:00:00Z", "terminating": False}
     return Seat(name=pod, node=where, **(known | more))
 

@@ -41,7 +41,7 @@ def signs(scene: Scene) -> dict[str, Sign]:
 
 def faults(scene: Scene) -> dict[str, tuple[tuple[Seat, str], ...]]:
     """By node: the pods that say that their accelerator is bad, by name, with their words. One gateway that repeats it
-    is enough: it is the replica's own word."""
+    is enough: it is the replica's own word. It counts only from a pod that holds one."""
     words: dict[tuple[Place, str], str] = {}
     for service, views in scene.views.items():
         for row in _rows(views):
@@ -50,7 +50,7 @@ def faults(scene: Scene) -> dict[str, tuple[tuple[Seat, str], ...]]:
     found: dict[str, tuple[tuple[Seat, str], ...]] = {}
     for seat in sorted(scene.seats, key=lambda one: (one.service, one.name)) if words else ():
         said = next((words[seat.service, ip] for ip in seat.addresses if (seat.service, ip) in words), "")
-        if said and not seat.ending:
+        if said and seat.accelerated and not seat.ending:
             found[seat.node] = (*found.get(seat.node, ()), (seat, said))
     return found
 

@@ -3,7 +3,7 @@
 Pure. A node's own word comes from its conditions, its kubelet's from a probe, the data plane's from the views."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -42,7 +42,7 @@ class Node:
 @dataclass(frozen=True)
 class Seat:
     """One worker pod that has a node. group: of several pods, if it is in one, and leads whether it is the first of
-    them. ending: it is on its way out, or has ended."""
+    them. ending: it is on its way out, or has ended. accelerated: it holds a device of the node."""
 
     service: Place
     name: str
@@ -55,6 +55,7 @@ class Seat:
     terminating: bool
     group: str = ""
     leads: bool = True
+    accelerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,4 +133,11 @@ def _seat(pod: Manifest) -> Seat:
         terminating=terminating,
         group=labels.get(LABEL_GROUP, ""),
         leads=LABEL_GROUP not in labels or labels.get(LABEL_POD_INDEX) == "0",
+        accelerated=any("/" in name for name in _limits(pod)),
     )
+
+
+def _limits(pod: Manifest) -> Iterator[str]:
+    """The resources that its containers have limits of; those that a device plugin offers have a slash in their name."""
+    for container in pod["spec"].get("containers") or ():
+        yield from container.get("resources", {}).get("limits") or ()

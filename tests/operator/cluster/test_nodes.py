@@ -15,6 +15,7 @@ from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 from ryzanstein_operator.decide.plan import Delete
 from ryzanstein_operator.decide.scene import Node
 
+GPU = "nvidia.com/gpu"
 CHAT, OTHER = Key("team", "chat"), Key("team", "other")
 
 
@@ -28,7 +29,7 @@ class World:
         self.cache, self.views = Cache(), Views(lambda: self.seconds)
         self.cache.knows_nodes = knows_nodes
         self.version = 0
-        live, other = service("chat"), service("other")
+        live, other = service("chat", accelerator=GPU), service("other", accelerator=GPU)
         for manifest in (live, other, *(node_manifest(name) for name in ("node-1", "node-2", "node-3"))):
             self.put(manifest)
         self.pod(live, "chat-a", "node-1", "10.0.0.1")
@@ -116,7 +117,7 @@ async def test_without_the_right_to_read_nodes_views_alone_decide_and_nobody_is_
 
 async def test_only_the_service_whose_pod_says_so_loses_a_node_with_a_bad_accelerator() -> None:
     world = World()
-    world.pod(service("other"), "other-b", "node-1", "10.0.0.4")
+    world.pod(service("other", accelerator=GPU), "other-b", "node-1", "10.0.0.4")
     world.see(BAD)
     assert await world.visit() == (["chat-a"], {CHAT, OTHER})
     assert (world.health.lost(CHAT).keys(), world.health.lost(OTHER)) == ({"node-1"}, {})
@@ -125,7 +126,7 @@ async def test_only_the_service_whose_pod_says_so_loses_a_node_with_a_bad_accele
 @pytest.mark.parametrize("silent", [True, False])
 async def test_an_operator_that_takes_over_goes_on_from_the_status(silent: bool) -> None:
     world = World()
-    told = service("chat")
+    told = service("chat", accelerator=GPU)
     told["status"] = {
         "unhealthyNodes": [
             {"name": "node-1", "reason": "NodeUnreachable", "message": "words", "since": "2026-01-02T03:00:00Z"}

@@ -217,6 +217,11 @@ def test_a_bad_accelerator_stays_until_its_taint_is_taken_away_by_a_person() -> 
     assert judge(scene(NODES, SEATS[1:], view("g1", 2), taints=True, before=standing)) == {}
 
 
+def test_who_holds_no_accelerator_has_none_that_is_bad() -> None:
+    plain = (replace(SEATS[0], accelerated=False), *SEATS[1:])
+    assert judge(scene(NODES, plain, FAULTY, taints=True)) == {}
+
+
 def test_without_taints_a_bad_accelerator_lasts_as_long_as_a_replica_says_so() -> None:
     told = judge(scene(NODES, SEATS, FAULTY))
     assert "counted on again once no replica says so" in told["a"].message

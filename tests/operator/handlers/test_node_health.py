@@ -27,6 +27,7 @@ from ryzanstein_worker.contract import TAINT_UNHEALTHY, VIEWS_PATH
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
 
 TEAM, KEY, NODES = "team", "a-shared-key", 3
+GPU = "nvidia.com/gpu"
 MERGE = "application/merge-patch+json"
 PERSONS = {"key": "team/reserved", "value": "yes", "effect": "PreferNoSchedule"}
 Manifest = dict[str, Any]
@@ -139,12 +140,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         grant(server, TEAM)
         grant_nodes(server)
         server.start_controllers()
-        with fake_kubelet(server, nodes=NODES, slots=10) as kubelet:
+        with fake_kubelet(server, nodes=NODES, slots=10, allocatable={GPU: 2}) as kubelet:
             made = World(server, kubelet, directory)
             try:
                 wait_until(lambda: made.operator.leads, 60, "the lead")
                 body = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": "chat"}}
-                spec = {"model": {"uri": "demo://"}, "replicas": 2}
+                spec = {"model": {"uri": "demo://"}, "replicas": 2, "accelerator": GPU}
                 server.request("POST", SERVICES.path(TEAM), body | {"spec": spec})
                 yield made
             finally:

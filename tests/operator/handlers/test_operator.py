@@ -245,6 +245,7 @@ async def test_a_kind_that_may_not_be_listed_keeps_it_unready_and_named(
         await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
 
 
+@pytest.mark.slow
 async def test_without_the_right_to_read_nodes_all_else_works_and_once_it_is_granted_nodes_are_watched(
     fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
