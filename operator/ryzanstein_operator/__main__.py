@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator import logs
     from ryzanstein_operator.cluster.client import ApiError
+    from ryzanstein_operator.cluster.lease import LeadershipLostError
     from ryzanstein_operator.handlers.run import serve
     from ryzanstein_operator.settings import Settings, SettingsError
 
@@ -60,6 +61,9 @@ def _run(host: str, port: int, demand_port: int) -> int:
         asyncio.run(serve(Settings.from_environment(os.environ), host, port, demand_port))
     except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})
+        return 1
+    except LeadershipLostError as error:
+        logger.warning("Another process leads; this one ends, to be started anew", extra={"error": str(error)})
         return 1
     except Exception:
         logger.exception("The operator ends, to be started anew")

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -67,6 +67,8 @@ class Cluster:
     """A connection to one API server. Close it."""
 
     def __init__(self, api: client.ApiClient) -> None:
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before a write is tried again: whoever was frozen since the first try may have lost the lead."""
         self._api = api
 
     @classmethod
@@ -125,6 +127,8 @@ class Cluster:
                 logger.info("The API server did not take a call; trying again", extra={"call": f"{method} {path}",
                             "error": str(error), "delay_seconds": round(delay, 3)})  # fmt: skip
                 await asyncio.sleep(delay)
+                if method != "GET" and not self.may_write():
+                    raise
         raise AssertionError("attempts is at least one")
 
     async def _once(

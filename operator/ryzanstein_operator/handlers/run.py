@@ -43,6 +43,7 @@ class Operator:
         self._cluster, self._settings = cluster, settings
         self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
         self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
+        cluster.may_write = self._lease.held
         recorder = Recorder(cluster, settings.pod_name)
         executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
         demands = Demands()

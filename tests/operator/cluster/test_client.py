@@ -33,6 +33,17 @@ async def test_a_fault_that_lasts_ends_in_an_error_after_a_few_tries(fake_api: F
     assert len(fake_api.calls) == client.ATTEMPTS
 
 
+async def test_a_write_is_not_tried_again_once_the_lead_is_lost(fake_api: FakeApi, cluster: Cluster) -> None:
+    fake_api.faults += [refuse(method, "/services", 503, "down") for method in ("GET", "PATCH")]
+    cluster.may_write = lambda: False
+    with pytest.raises(ApiError, match="503: down"):
+        await cluster.call("PATCH", PATH, {})
+    assert len(fake_api.calls) == 1
+    with pytest.raises(ApiError, match="503: down"):  # to look is no harm
+        await cluster.call("GET", PATH)
+    assert len(fake_api.calls) == 1 + client.ATTEMPTS
+
+
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 422])
 async def test_a_refusal_is_told_at_once_in_the_servers_words(fake_api: FakeApi, cluster: Cluster, code: int) -> None:
     fake_api.faults.append(refuse("GET", "/services", code, "not for you"))

@@ -213,6 +213,7 @@ def test_a_frozen_leader_that_wakes_writes_nothing_and_ends(
     os.kill(frozen.process.pid, signal.SIGCONT)
     assert frozen.process.wait(30) == 1
     assert "held by two" in frozen.log.read_text()
+    assert "Traceback" not in frozen.log.read_text()
     assert "Carrying out a plan" not in frozen.log.read_text()
 
 

@@ -151,11 +151,11 @@ def campaign(directory: Path, tally: Tally, lanes: int = LANES) -> Iterator[Camp
         server = stack.enter_context(running(directory / "apiserver"))
         install_crd(server)
         server.start_controllers()
-        stack.enter_context(fake_kubelet(server, nodes=4, slots=10_000))
+        kubelet = stack.enter_context(fake_kubelet(server, nodes=4, slots=10_000))
         recorder = stack.enter_context(Recorder(server).running())
         parent = stack.enter_context(zygote())
         host = stack.enter_context(ProxyHost(server).running())
-        made = [Lane(f"lane-{n:02}x", server, host, recorder, parent, directory) for n in range(lanes)]
+        made = [Lane(f"lane-{n:02}x", server, kubelet, host, recorder, parent, directory) for n in range(lanes)]
         for lane in made:
             lane.open()
             stack.callback(lane.close)

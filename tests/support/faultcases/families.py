@@ -3,9 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faultcases.disturbances import AtWrite, Gone, Halved, Missed, Nothing, Outage, Swallowed, Unsteady
+from faultcases.disturbances import (
+    FrozenAt,
+    Gone,
+    Halved,
+    Missed,
+    Nothing,
+    Once,
+    Outage,
+    Stale,
+    Swallowed,
+    TakenOver,
+    Unsteady,
+)
 from faultcases.scenarios import Scenario
-from faultproxy import Abort, Answer, Delayed, Duplicated, Fault, Kill, Reordered
+from faultproxy import Abort, Answer, Delayed, Duplicated, Fault, Kill, Kind, Reordered
 
 
 @dataclass(frozen=True)
@@ -25,10 +37,10 @@ class Family:
     long: bool = False
 
 
-def _at_every_write(name: str, *faults: Fault) -> Family:
+def _at_every_write(*faults: Fault) -> Family:
     def cases(scenario: Scenario, writes: int) -> list[Case]:
         return [
-            Case(f"{scenario.name} {name}: write {k} {fault}", scenario, AtWrite(number=k, fault=fault, needs_write=k))
+            Case(f"{scenario.name}, write {k}: {fault}", scenario, Once(number=k, fault=fault))
             for k in range(1, writes + 1)
             for fault in faults
         ]
@@ -36,26 +48,48 @@ def _at_every_write(name: str, *faults: Fault) -> Family:
     return Family(cases)
 
 
-def _once(name: str, *disturbances: Nothing, long: bool = False) -> Family:
+def _once(long: bool = False, **disturbances: Nothing) -> Family:
     def cases(scenario: Scenario, _: int) -> list[Case]:
-        return [Case(f"{scenario.name} {name}: {one}", scenario, one) for one in disturbances]
+        named = ((name.replace("_", " "), one) for name, one in disturbances.items())
+        return [Case(f"{scenario.name}: {name}", scenario, one) for name, one in named]
 
     return Family(cases, long)
 
 
-_OUTAGES: tuple[Fault, ...] = (Abort(), Answer(503), Answer(403), Answer(429, retry_after=2))
+def _frozen(scenario: Scenario, writes: int) -> list[Case]:
+    """In the first writes and a middle one: each takes as long as a Lease lasts."""
+    numbers = sorted({1, 2, max(1, writes // (2 * len(scenario.steps)))} & set(range(1, writes + 1)))
+    return [Case(f"{scenario.name}, write {k}: frozen", scenario, FrozenAt(number=k)) for k in numbers]
+
+
 FAMILIES = {
-    "killed": _at_every_write("killed", Kill("before"), Kill("after")),
-    "refused": _at_every_write("refused", Answer(409), Answer(429, retry_after=1), Answer(500), Answer(403)),
-    "reset": _at_every_write("reset", Abort("before"), Abort("after")),
-    "unsteady": _once(
-        "unsteady", Unsteady(lines=Delayed(1.5)), Unsteady(lines=Duplicated()), Unsteady(lines=Reordered())
+    "quiet": _once(long=True, quiet_for_a_minute=Nothing(quiet_seconds=60.0)),
+    "killed": _at_every_write(Kill("before"), Kill("after")),
+    "killed-beside": _once(
+        killed_before_an_event=Once(kind=Kind.EVENT, fault=Kill("before")),
+        killed_after_an_event=Once(kind=Kind.EVENT, fault=Kill("after")),
+        killed_before_the_lease=Once(kind=Kind.LEASE, fault=Kill("before")),
+        killed_after_the_lease=Once(kind=Kind.LEASE, fault=Kill("after")),
     ),
-    "missed": _once("missed", Missed()),
-    "gone": _once("gone", Gone()),
-    "halved": _once("halved", Halved(how="abort"), Halved(how="end")),
-    "swallowed": _once("swallowed", Swallowed(), long=True),
+    "refused": _at_every_write(Answer(409), Answer(429, retry_after=1), Answer(500), Answer(403)),
+    "reset": _at_every_write(Abort("before"), Abort("after")),
+    "unsteady": _once(
+        late_lines=Unsteady(lines=Delayed(1.5)),
+        double_lines=Unsteady(lines=Duplicated()),
+        reordered_lines=Unsteady(lines=Reordered()),
+    ),
+    "missed": _once(all_missed=Missed()),
+    "gone": _once(gone=Gone()),
+    "halved": _once(halved_and_reset=Halved(how="abort"), halved_and_ended=Halved(how="end", may_end=True)),
+    "stale": _once(an_old_list=Stale()),
+    "taken-over": _once(long=True, taken_over=TakenOver()),
+    "frozen": Family(_frozen, long=True),
+    "swallowed": _once(long=True, swallowed=Swallowed()),
     "away": _once(
-        "away", *(Outage(fault=fault) for fault in (Abort(), Answer(503), Answer(403), Answer(429, 2))), long=True
+        long=True,
+        unreachable=Outage(fault=Abort()),
+        answers_503=Outage(fault=Answer(503)),
+        answers_403=Outage(fault=Answer(403)),
+        answers_429=Outage(fault=Answer(429, retry_after=2)),
     ),
 }

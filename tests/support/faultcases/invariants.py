@@ -26,6 +26,7 @@ class _Replay:
         self.objects = objects
         self.uids: dict[str, str] = {}  # service: its UID, also after its end
         self.ready_at: dict[str, float] = {}  # service: when it last had a ready pod
+        self.most: dict[str, int] = {}  # service: the most replicas that were asked for
         self.generations: dict[str, int] = {}  # UID of a service: its highest observedGeneration
         for kind, name in objects:
             if kind == "InferenceService":
@@ -71,22 +72,30 @@ def _foreign_is_untouched(replay: _Replay, _: Manifest | None, state: State) -> 
         yield f"{' '.join(state.ident)} is foreign and was written"
 
 
-def _no_pod_too_many(replay: _Replay, _: Manifest | None, state: State) -> Iterator[str]:
-    """Where a pod comes: what is being deleted does not count, as in Kubernetes itself."""
+def _no_replica_too_many(replay: _Replay, _: Manifest | None, state: State) -> Iterator[str]:
+    """Counted as Kubernetes counts a surge, by what ReplicaSets are to hold, and for groups by what stands."""
     service = _service_of(state.manifest)
-    if state.kind != "Pod" or state.event != "ADDED" or not service:
-        return
     owner = replay.objects.get(("InferenceService", service))
-    if owner is None:
+    if state.kind not in ("ReplicaSet", "StatefulSet") or owner is None or _controls_nothing(state.manifest, replay):
         return
-    live = [pod for pod in pods_of(replay.objects, service) if "deletionTimestamp" not in pod["metadata"]]
-    spec = owner["spec"]
-    nodes = spec.get("parallelism", {}).get("nodes", 1)
+    mates = [
+        one
+        for (kind, _), one in replay.objects.items()
+        if kind == state.kind and _service_of(one) == service and "deletionTimestamp" not in one["metadata"]
+    ]
+    count = len(mates) if state.kind == "StatefulSet" else sum(one["spec"]["replicas"] for one in mates)
+    replay.most[service] = max(replay.most.get(service, 0), owner["spec"].get("replicas", 1))
     deployment = replay.objects.get(("Deployment", service), {"spec": {}})["spec"]
-    wanted = max(spec.get("replicas", 1), deployment.get("replicas", 0))
-    most = (wanted + spec.get("disruption", {}).get("maxSurge", 1)) * nodes
-    if len(live) > most:
-        yield f"{service} has {len(live)} pods, more than {most}"
+    wanted = max(owner["spec"].get("replicas", 1), deployment.get("replicas", 0), replay.most[service])
+    most = wanted + owner["spec"].get("disruption", {}).get("maxSurge", 1)
+    if count > most:
+        yield f"{service} has {count} replicas, more than {most}"
+
+
+def _controls_nothing(manifest: Manifest, replay: _Replay) -> bool:
+    """Left over from a service of the same name that is gone: the garbage collector's, not the operator's."""
+    owner = _controller_uid(manifest)
+    return owner not in {one["metadata"]["uid"] for one in replay.objects.values()}
 
 
 def _ready_is_true(replay: _Replay, before: Manifest | None, state: State) -> Iterator[str]:
@@ -128,7 +137,7 @@ _CHECKS: tuple[Callable[[_Replay, Manifest | None, State], Iterator[str]], ...] 
     _owner_is_right,
     _one_controller_a_pod,
     _foreign_is_untouched,
-    _no_pod_too_many,
+    _no_replica_too_many,
     _ready_is_true,
     _generation_grows,
     _group_is_of_one_revision,

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from apiserver import OPERATOR, ApiServer, free_port
+from fakekubelet import FakeKubelet
 from faultcases.recorder import History, Ident, Manifest, Recorder
-from faultproxy import FaultProxy, ProxyHost
-from ryzanstein_operator.cluster.resources import SERVICES, role_rules
+from faultproxy import Call, FaultProxy, ProxyHost
+from faultproxy.past import Past
+from ryzanstein_operator.cluster.resources import LEASES, SERVICES, role_rules
 from ryzanstein_worker import contract
 from zygote import Forked, Zygote
 
 WAIT_SECONDS = 60.0
+LEASE = "ryzanstein-operator"
 MERGE = "application/merge-patch+json"
 FOREIGN = (
     ("/api/v1/namespaces/{}/configmaps", {"data": {"a": "b"}}),
@@ -35,15 +38,26 @@ class Lane:
     """Made ready by `open`; end it with `close`."""
 
     def __init__(
-        self, name: str, server: ApiServer, host: ProxyHost, recorder: Recorder, zygote: Zygote, logs: Path
+        self,
+        name: str,
+        server: ApiServer,
+        kubelet: FakeKubelet,
+        host: ProxyHost,
+        recorder: Recorder,
+        zygote: Zygote,
+        logs: Path,
     ) -> None:
+        self._kubelet = kubelet
         self.namespace, self.server, self.logs = name, server, logs
         self.history: History = recorder.of(name)
         self.operators: list[Forked] = []
         self.on_kill: Callable[[], None] = self.restart
         """What follows a SIGKILL by the proxy; in a thread of its own."""
+        self.past = Past()
         self._zygote, self._host = zygote, host
         self.proxy = self._proxy()
+        self._second: FaultProxy | None = None
+        self._guest: Forked | None = None
 
     def _proxy(self) -> FaultProxy:
         proxy = self._host.proxy()
@@ -69,6 +83,9 @@ class Lane:
         self.proxy.disarm()
         self.proxy.catch_up()
         self.on_kill = self.restart
+        if self._guest is not None:
+            self._guest.end(signal.SIGTERM)  # which hands the Lease on
+            self._guest = None
         if not self.operators or self.operators[-1].status is not None:
             self.start()
         for service in self.server.get(SERVICES.path(self.namespace))["items"]:
@@ -151,6 +168,20 @@ class Lane:
         self.operator.end()
         self.start()
 
+    def start_if_ended(self, seconds: float) -> None:
+        """A kubelet's part for an operator that ends by itself, within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.operator.status is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self.operator.status is not None:
+            self.start()
+
+    def kill_pods(self, service: str) -> None:
+        """All workers of a service end, as those of a group do, and their kubelets start them again."""
+        for (kind, name), pod in self.history.now().items():
+            if kind == "Pod" and pod["metadata"].get("labels", {}).get(contract.LABEL_SERVICE) == service:
+                self._kubelet.kill_pod(self.namespace, name, exit_code=70)
+
     def kill(self) -> None:
         """SIGKILL, and nothing follows."""
         self.operator.end(signal.SIGKILL)
@@ -161,9 +192,21 @@ class Lane:
         ident = ("ConfigMap", contract.ROUTES_CONFIG_MAP)
         assert self.history.wait(lambda now: ident not in now, WAIT_SECONDS), "the recorder sees the old table"
 
-    def second_proxy(self) -> FaultProxy:
-        """Another way to the API server, so that two operators' calls can be told apart."""
-        return self._proxy()
+    def start_guest(self) -> Forked:
+        """A second operator, another pod, with a proxy of its own, so that their calls can be told apart."""
+        self._second = self._second or self._proxy()
+        self._second.arm()
+        self._guest = self.start("two", self._second)
+        return self._guest
+
+    def holder(self) -> str:
+        """Which pod holds the Lease."""
+        lease = self.server.get(LEASES.path(self.namespace, LEASE))
+        return str(lease["spec"].get("holderIdentity") or "") if lease else ""
+
+    def mutations(self) -> list[Call]:
+        """Everything that any operator of this namespace has tried to change, but for the Lease."""
+        return self.proxy.mutations + (self._second.mutations if self._second and self._guest else [])
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])

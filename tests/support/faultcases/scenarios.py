@@ -52,6 +52,7 @@ ROUTES = (
     _change("zeta", access={"keySets": ["gold"]}),
     _delete(),  # and leaves it to the younger
 )
+GROUP = {"tensor": 2, "nodes": 2}
 SCENARIOS = {
     one.name: one
     for one in (
@@ -63,5 +64,14 @@ SCENARIOS = {
         Scenario("recreate", (_create(replicas=2),), (_recreate,)),
         Scenario("delete", (_create(replicas=2),), (_delete(),)),
         Scenario("routes", (), ROUTES),
+        Scenario(
+            "group",
+            (),
+            (
+                _create(replicas=1, parallelism=GROUP),
+                lambda lane: lane.kill_pods("chat"),
+                _change(engine={"maxNumSeqs": 5}),
+            ),
+        ),
     )
 }

@@ -1,7 +1,7 @@
 """A TLS reverse proxy between an operator and its API server that numbers the writes and breaks what it is told to."""
 
 from faultproxy.calls import Call, Kind
-from faultproxy.faults import Abort, Answer, Fault, Kill, Rule, every, on_write
+from faultproxy.faults import Abort, Answer, Fault, Freeze, Kill, Rule, every, nth, on_write
 from faultproxy.lines import Delayed, Dropped, Duplicated, Lines, Reordered
 from faultproxy.proxy import FaultProxy, ProxyHost
 
@@ -14,6 +14,7 @@ __all__ = [
     "Duplicated",
     "Fault",
     "FaultProxy",
+    "Freeze",
     "Kill",
     "Kind",
     "Lines",
@@ -21,5 +22,6 @@ __all__ = [
     "Reordered",
     "Rule",
     "every",
+    "nth",
     "on_write",
 ]

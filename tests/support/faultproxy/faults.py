@@ -1,5 +1,6 @@
 """What can be done to a call, and to which: data that the proxy carries out."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +40,15 @@ class Abort:
         return f"reset {self.when}"
 
 
-Fault = Answer | Kill | Abort
+@dataclass(frozen=True)
+class Freeze:
+    """The operator gets SIGSTOP; the call is neither forwarded nor answered."""
+
+    def __str__(self) -> str:
+        return "frozen"
+
+
+Fault = Answer | Kill | Abort | Freeze
 
 
 @dataclass
@@ -61,6 +70,12 @@ class Rule:
 def on_write(number: int, fault: Fault) -> Rule:
     """The write of this number, once."""
     return Rule(lambda call: call.write == number, fault, times=1)
+
+
+def nth(number: int, kind: Kind, fault: Fault) -> Rule:
+    """The `number`-th call of a kind from now on, once."""
+    seen = itertools.count(1)
+    return Rule(lambda call: call.kind is kind and next(seen) == number, fault, times=1)
 
 
 def every(fault: Fault, *kinds: Kind) -> Rule:

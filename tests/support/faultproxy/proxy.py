@@ -19,7 +19,7 @@ from aiohttp import web
 
 from apiserver import ApiServer
 from faultproxy.calls import Call, Kind, kind_of
-from faultproxy.faults import Abort, Answer, Kill, Rule
+from faultproxy.faults import Abort, Answer, Freeze, Kill, Rule
 from faultproxy.lines import Lines
 from faultproxy.past import Past, Place, place_of
 from faultproxy.streams import Cut, Stream
@@ -32,7 +32,7 @@ _PASSED_ON = ("Content-Type", "Retry-After", "Warning")
 class FaultProxy:
     """One operator's way to the API server.
 
-    victim: the PID that a Kill is for. killed: called, in the proxy's thread, once it has been sent.
+    victim: the PID that a Kill or a Freeze is for. killed: called, in the proxy's thread, once it has been sent.
     rules: the first that a call meets decides. lines: what happens to each line of every watch.
     """
 
@@ -143,6 +143,8 @@ class FaultProxy:
         if isinstance(fault, Answer):
             call.status = fault.status
             return _refusal(fault)
+        if isinstance(fault, Freeze):
+            return await self._freeze()
         if isinstance(fault, Kill | Abort):
             if fault.when == "after":
                 await self._forward(request, body)
@@ -168,6 +170,12 @@ class FaultProxy:
             self.killed()
         if request.transport is not None:
             request.transport.abort()
+        await asyncio.Event().wait()
+        raise AssertionError("the handler is cancelled with its connection")
+
+    async def _freeze(self) -> web.StreamResponse:
+        os.kill(self.victim, signal.SIGSTOP)
+        self.killed()
         await asyncio.Event().wait()
         raise AssertionError("the handler is cancelled with its connection")
 
