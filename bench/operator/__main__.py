@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.operator import measure, phases, report, world
 from bench.operator.client import connect
 
+from operator_process import OperatorProcess
 from ryzanstein_operator.cluster.resources import SERVICES
 
 CHANGES = 10
@@ -54,7 +55,7 @@ async def operated(
                 return figures, await phases.restart(api, operator, services, resync)
 
 
-async def _leads(operator: phases.OperatorProcess) -> None:
+async def _leads(operator: OperatorProcess) -> None:
     async with asyncio.timeout(60):
         while not operator.leads:
             await asyncio.sleep(0.1)

@@ -35,13 +35,12 @@ class Api:
     async def column(self, path: str, column: str) -> AsyncIterator[tuple[str, str]]:
         """Name and one cell of each row that kubectl would print of a collection: those that stand, then each that
         changes. Far less to read than the objects, and no load for the server while nothing changes."""
-        index: int | None = None
-        async for table in self._tables(path):
-            for definition in table["columnDefinitions"] or ():
-                if definition["name"] == column:
-                    index = table["columnDefinitions"].index(definition)
-            for row in table["rows"]:
-                yield str(row["cells"][0]), str(row["cells"][index])
+        while True:  # a busy server ends a watch whose reader is slow
+            async for table in self._tables(path):
+                if definitions := table["columnDefinitions"]:
+                    index = [definition["name"] for definition in definitions].index(column)
+                for row in table["rows"]:
+                    yield str(row["cells"][0]), str(row["cells"][index])
 
     async def _tables(self, path: str) -> AsyncIterator[Manifest]:
         headers, query = {"Accept": _TABLE}, {"includeObject": "None"}
@@ -52,7 +51,9 @@ class Api:
         forever = aiohttp.ClientTimeout(total=None)
         async with self._session.get(self._server.url + path, headers=headers, params=query, timeout=forever) as answer:
             async for line in answer.content:
-                yield json.loads(line)["object"]
+                if (event := json.loads(line))["type"] == "ERROR":
+                    return
+                yield event["object"]
 
     async def watch(self, path: str, name: str) -> AsyncIterator[Manifest]:
         """The states of one object from now on."""

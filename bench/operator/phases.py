@@ -87,7 +87,7 @@ def _creator(api: Api, path: str, body: Manifest) -> Callable[[], Any]:
     return lambda: api.call("POST", path, body)
 
 
-async def rest(api: Api, limit: float = 300.0) -> float:
+async def rest(api: Api, limit: float = LIMIT_SECONDS) -> float:
     """Wait until the API server has taken no write for a while. Gives the seconds until the last one. Raises
     TimeoutError after `limit` seconds."""
     started = last = time.monotonic()

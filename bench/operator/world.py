@@ -1,6 +1,7 @@
 """A control plane of its own with nodes that run nothing, and the objects that are made there. Measures nothing."""
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,8 @@ def operator(server: ApiServer, name: str, resync_seconds: float | None = None) 
     try:
         yield process
     finally:
-        process.end()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a busy machine; what was measured is measured
+            process.end()
         process.kill()
 
 

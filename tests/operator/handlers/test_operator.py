@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -303,3 +304,64 @@ async def test_one_service_that_cannot_be_decided_stops_no_other(
         fake_api.put(a_service("chat"))
         await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
         await until(lambda: b"reconcile_errors_total 0.0" not in operator.probes.metrics())
+
+
+def calls_of(api: FakeApi, part: str, method: str = "PATCH") -> int:
+    return sum(call.method == method and part in call.path for call in list(api.calls))
+
+
+async def test_a_resync_of_what_stands_reads_all_and_writes_nothing(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "RESYNC_SECONDS", 0.2)
+    for name in ("one", "two"):
+        fake_api.put(a_service(name))
+    async with running(cluster, settings):
+        await until(lambda: conditions(fake_api, "one") and conditions(fake_api, "two"))
+        written = await until_quiet(fake_api)
+        listed = calls_of(fake_api, "/pods", "GET")
+        await until(lambda: calls_of(fake_api, "/pods", "GET") >= listed + 3)
+        assert len(fake_api.writes()) == written
+
+
+async def test_one_change_is_one_write_of_what_it_changes_and_one_of_the_status(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    async with running(cluster, settings):
+        for name in ("chat", "other"):
+            fake_api.put(a_service(name))
+        await until(lambda: conditions(fake_api) and conditions(fake_api, "other"))
+        before = len(fake_api.calls) if await until_quiet(fake_api) else 0
+        fake_api.put(a_service(replicas=3))
+        await until(lambda: (fake_api.get("Deployment", "team", "chat") or {})["spec"]["replicas"] == 3)
+        await until_quiet(fake_api)
+        written = [call.path for call in fake_api.calls[before:] if call.writes and "/leases/" not in call.path]
+        assert sum(path.endswith("/deployments/chat") for path in written) == 1
+        assert sum(path.endswith("/chat/status") for path in written) == 1
+        assert len([path for path in written if "/events" not in path]) == 2, written
+
+
+@pytest.mark.slow
+async def test_many_services_that_all_fail_do_not_flood_the_api_server(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, rate, burst, seconds = 40, 5.0, 5, 4.0
+    monkeypatch.setattr(queue_module, "MAX_BACKOFF_SECONDS", 0.2)  # what is left is the rate of all together
+    monkeypatch.setattr(queue_module, "RETRIES_PER_SECOND", rate)
+    monkeypatch.setattr(queue_module, "RETRY_BURST", burst)
+    fake_api.faults.append(refuse("PATCH", "/deployments", 422, "no"))
+    async with running(cluster, settings):
+        for number in range(services):
+            fake_api.put(a_service(f"chat-{number}"))
+        told = "APPLY_REFUSED".title().replace("_", "")
+        await until(
+            lambda: all(
+                (conditions(fake_api, f"chat-{n}").get("Degraded") or {}).get("reason") == told for n in range(services)
+            ),
+            30,
+        )
+        await asyncio.sleep(1.5)  # the steps that follow one another at the pace of a second
+        before, started = calls_of(fake_api, "/deployments"), time.monotonic()
+        await asyncio.sleep(seconds)
+        tries, past = calls_of(fake_api, "/deployments") - before, time.monotonic() - started
+    assert 1 <= tries <= rate * past + burst, "each would try five times a second by itself"
