@@ -92,13 +92,8 @@ class Executor:
                 await self._delete(action)
             case PatchTaints():
                 await self._taint(action)
-            case PatchStatus(ref=ref, uid=uid, status=status):
-                body = {"apiVersion": ref.api_version, "kind": ref.kind, "status": status}
-                body = _with_uid(body | {"metadata": {"namespace": ref.namespace, "name": ref.name}}, uid)
-                live = await self._write("status", ref, "PATCH", f"{path_of(ref)}/status", body)
-                # Of another spec than the one decided on, it must come through the watch, which tells what has changed.
-                if live["metadata"].get("generation", 0) == status.get("observedGeneration"):
-                    self._cache.put(live)
+            case PatchStatus():
+                await self._patch_status(action)
             case EmitEvent() if about is not None:
                 await self._recorder.emit(action, about)
                 self._metrics.writes.labels("Event", "emit").inc()
@@ -109,6 +104,15 @@ class Executor:
         live = await self._cluster.call(method, path, body, query=_QUERY, content_type=APPLY)
         self._metrics.writes.labels(ref.kind, verb).inc()
         return live
+
+    async def _patch_status(self, action: PatchStatus) -> None:
+        ref, version = action.ref, action.resource_version
+        metadata = {"namespace": ref.namespace, "name": ref.name} | ({"resourceVersion": version} if version else {})
+        body = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": metadata, "status": action.status}
+        live = await self._write("status", ref, "PATCH", f"{path_of(ref)}/status", _with_uid(body, action.uid))
+        # Of another spec than the one decided on, it must come through the watch, which tells what has changed.
+        if live["metadata"].get("generation", 0) == action.status.get("observedGeneration"):
+            self._cache.put(live)
 
     async def _taint(self, action: PatchTaints) -> None:
         # Not server-side apply: a node's taints are one atomic list, of which only one key is ours.

@@ -63,12 +63,17 @@ class Delete:
 
 @dataclass(frozen=True)
 class PatchStatus:
-    """Server-side apply of the whole status on the status subresource of the service."""
+    """Server-side apply of the whole status on the status subresource of the service.
+
+    resource_version: of the object that this was decided on. The API server does not compare UIDs on this subresource
+    of a custom resource: without it, a service that has been made anew would bear its former life's status.
+    """
 
     ref: Ref
     uid: str | None
     status: Manifest
     why: str
+    resource_version: str | None = None
 
     def __str__(self) -> str:
         return f"set the status of {self.ref}: {self.why}"

@@ -157,7 +157,8 @@ def _tell(
     wire = status.to_wire()
     changed = [*islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES), *_over(live, wire)]
     if changed:
-        yield PatchStatus(Ref.of(live), live["metadata"].get("uid"), wire, f"differs in {', '.join(changed)}")
+        metadata, why = live["metadata"], f"differs in {', '.join(changed)}"
+        yield PatchStatus(Ref.of(live), metadata.get("uid"), wire, why, metadata.get("resourceVersion"))
         yield from transition_events(live, status)
         yield from failure_events(live, turn.failure if turn else None)
 

@@ -134,6 +134,15 @@ async def test_a_spec_that_changed_while_its_status_was_written_is_left_for_the_
         assert (world.cache.get(SERVICES, "team", "chat") is not None) is known
 
 
+async def test_the_status_decided_on_an_older_state_is_not_written(fake_api: FakeApi, world: World) -> None:
+    first = fake_api.put(SERVICE)["metadata"]
+    fake_api.put(SERVICE | {"spec": {"replicas": 2}})
+    stale = PatchStatus(Ref.of(SERVICE), first["uid"], {"observedGeneration": 1}, "news", first["resourceVersion"])
+    outcome = await world.executor.execute(Plan((stale,)), None)
+    assert outcome.again
+    assert "status" not in fake_api.get("InferenceService", "team", "chat")
+
+
 async def test_a_refused_status_asks_for_another_visit(fake_api: FakeApi, world: World) -> None:
     fake_api.put(SERVICE)
     fake_api.faults.append(refuse("PATCH", "/status", 422, "status is invalid"))
