@@ -96,6 +96,16 @@ def on_a_lost_node(
     return replace(observed, endpoint_slices=slices, nodes={"node-9": verdict}, lost_nodes={"node-9": message})
 
 
+def fallen_pod(live: Manifest) -> Manifest:
+    """It was ready in this life of its container, and is not any more."""
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-02T03:04:01Z"},
+    ]
+    running = {"name": "worker", "ready": False, "state": {"running": {"startedAt": "2026-01-02T03:00:00Z"}}}
+    return pod(live, conditions=conditions, containerStatuses=[running])
+
+
 def told_of_a_node(live: Manifest) -> Manifest:
     node = {"name": "node-9", "reason": "NodeUnreachable", "message": GIVEN_UP, "since": "2026-01-02T03:00:00Z"}
     return {**live, "status": {"unhealthyNodes": [node]}}
@@ -400,6 +410,10 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
     "a rank hangs": (
         seen(settled(ONE, pod(ONE)), ReplicaView(ADDRESS, "Lagging", HANGS, 4.0)),
         {"Ready": "False ReplicaLagging", "Serving": "False ReplicaLagging", "Degraded": "True ReplicaLagging"},
+    ),
+    "a replica that was ready runs and is not ready any more": (
+        settled(TWO, ready_pod(TWO, "a"), fallen_pod(TWO)),
+        {"Ready": "False ReplicaLagging", "Serving": "True EndpointsReady", "Degraded": "True ReplicaLagging"},
     ),
     "one of two gateways reaches no replica": (
         seen(settled(ONE, ready_pod(ONE)), ReplicaView(ADDRESS, "Unreachable", SILENT, 2.0), others_see=1),

@@ -91,7 +91,7 @@ MEANING: dict[Reason, str] = {
     Reason.NODE_UNREACHABLE: "No gateway reaches any replica on a node and its kubelet is silent; they are replaced.",
     Reason.NODE_NOT_READY: "Kubernetes says that a node is not ready; the replicas on it are replaced.",
     Reason.REPLICA_UNREACHABLE: "A replica does not answer the gateways, and gets no requests.",
-    Reason.REPLICA_LAGGING: "A replica answers the gateways and does not get on, so it gets no requests.",
+    Reason.REPLICA_LAGGING: "A replica runs and does not get on, or not fast enough, so it gets no requests.",
     Reason.INVALID_SPEC: "The spec cannot be run; what ran before is left as it is.",
     Reason.MODEL_NAME_TAKEN: "An older InferenceService answers under the same model name.",
     Reason.NAME_CONFLICT: "An object of another owner bears a name that is needed.",

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.reasons import BROKEN, Reason
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide.steps import setup_words, step
+from ryzanstein_operator.decide.steps import fallen_since, setup_words, step
 from ryzanstein_operator.desired.names import LABEL_REVISION
 from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, EXIT_UNAVAILABLE
 
@@ -109,8 +109,10 @@ def _trouble(pod: Manifest, conditions: dict[str, Manifest], now: datetime) -> T
         found = _container_trouble(pod, container, fetching=fetching)
         if found:
             return found
-    words = setup_words(pod, conditions, now)
-    return Trouble(Reason.POD_NOT_SET_UP, words) if words else None
+    if words := setup_words(pod, conditions, now):
+        return Trouble(Reason.POD_NOT_SET_UP, words)
+    since = fallen_since(pod, conditions)
+    return Trouble(Reason.REPLICA_LAGGING, f"it runs, but has not been ready since {since}") if since else None
 
 
 def _unscheduled(words: str) -> Trouble:

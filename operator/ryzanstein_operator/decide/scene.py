@@ -138,6 +138,6 @@ def _seat(pod: Manifest) -> Seat:
 
 
 def _limits(pod: Manifest) -> Iterator[str]:
-    """The resources that its containers have limits of; those that a device plugin offers have a slash in their name."""
+    """The resources that its containers have limits of; those of a device plugin have a slash in their names."""
     for container in pod["spec"].get("containers") or ():
         yield from container.get("resources", {}).get("limits") or ()

@@ -24,9 +24,8 @@ def step(pod: Manifest, conditions: dict[str, Manifest]) -> str:
     status = pod.get("status", {})
     fetch, worker = (_state(status.get(f"{kind}Statuses")) for kind in ("initContainer", "container"))
     if started := worker.get("running", {}).get("startedAt"):
-        ready = conditions.get("Ready", {})
-        if ready.get("status") == "False" and str(ready.get("lastTransitionTime", "")) > started:
-            return f"runs, but has not been ready since {ready['lastTransitionTime']}"
+        if since := fallen_since(pod, conditions):
+            return f"runs, but has not been ready since {since}"
         return f"has been loading the model since {started}"
     if started := fetch.get("running", {}).get("startedAt"):
         return f"has been downloading the model since {started}"
@@ -35,6 +34,14 @@ def step(pod: Manifest, conditions: dict[str, Manifest]) -> str:
     since = conditions["PodReadyToStartContainers"].get("lastTransitionTime", "its start")
     waits_for = "image" if _set_up(conditions) else "volumes and network"
     return f"has been waiting for its {waits_for} since {since}"
+
+
+def fallen_since(pod: Manifest, conditions: dict[str, Manifest]) -> str:
+    """Since when a worker that was ready in this life of its container is not any more; else nothing."""
+    started = _state(pod.get("status", {}).get("containerStatuses")).get("running", {}).get("startedAt")
+    ready = conditions.get("Ready", {})
+    since = str(ready.get("lastTransitionTime", ""))
+    return since if started and ready.get("status") == "False" and since > started else ""
 
 
 def setup_words(pod: Manifest, conditions: dict[str, Manifest], now: datetime) -> str:
