@@ -97,7 +97,9 @@ class Group:
         return ""
 
     def holds(self, now: datetime) -> bool:
-        """On its way out, does it still have what others could use? A pod that does not go will not give it back."""
+        """When it is ended, does it still have what others could use? A pod that does not go will not give it back."""
+        if not self.members:
+            return self.leaving is None  # its pods may be coming as we look
         dues = [member.due or self.due for member in self.members if not member.lost]
         return any(due is None or due > now for due in dues)
 

@@ -6,7 +6,7 @@ the two nor a write that fails loses why it was made.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.inference_service import Failure
@@ -64,6 +64,8 @@ def take(wish: Wish, groups: Sequence[Group], taken: frozenset[str], before: Rec
     )
     remove = removals(wish, groups, course, now)
     create = creations(wish, groups, remove, taken, course, now)
+    ending = {removal.group.name for removal in remove}
+    waits = waiting([group for group in live if group.name not in ending], before, wish.timeout, now)
     record = _record(wish, groups, create, remove, before, waits, now)
     return Turn(create, remove, record, _replaced(remove, now), _again(groups, record, waits, now))
 
@@ -108,29 +110,47 @@ def _record(
     waits: Waiting | None,
     now: datetime,
 ) -> Record | None:
+    """What is under way after this visit; None where nothing is."""
     if before is None and not _begins(wish, groups, create, remove, waits):
         return None
     kind, name = _identity(wish, groups, remove, before)
     tries = before.tries if before else 0
     failed = before.message if before and tries else ""
-    gone = {removal.group.name for removal in remove}
-    if waits and waits.favourite.name not in gone:
-        return Record(name, kind, Step.PLACE, waits.favourite.name, tries, waits.deadline, _place_words(waits, failed))
+    if waits:
+        words = _place_words(waits, failed)
+        return Record(name, kind, Step.PLACE, waits.favourite.name, tries, waits.deadline, words)
     if create:
         target = names.group(wish.service, wish.revision, create[0])
         deadline = (now + wish.timeout).replace(microsecond=0)
         return Record(name, kind, Step.PLACE, target, tries, deadline, failed or f"{target} is being made")
-    if before and _paused(before, None, now):
-        return Record(name, kind, Step.PAUSE, before.target, tries, before.deadline, before.message)
+    gone = {removal.group.name for removal in remove}
+    staying = [group for group in groups if group.leaving is None and group.name not in gone]
     leaving = [group for group in groups if group.name in gone or (group.leaving and group.holds(now))]
-    if leaving:
-        target, words = leaving[0].name, failed or f"{leaving[0].name} lets its running requests end"
-        return _steady(Record(name, kind, Step.DRAIN, target, tries, _drained(leaving[0], now), words), before)
-    unready = [group for group in groups if group.leaving is None and not group.ready]
-    if unready:
-        target, words = unready[0].name, f"{unready[0].name} has its nodes and is not ready so far"
-        return _steady(Record(name, kind, Step.START, target, 0, unready[0].made + STALLED, words), before)
-    return None
+    short = sum(group.revision == wish.revision for group in staying) < wish.replicas
+    if before and short and _paused(before, None, now):
+        return Record(name, kind, Step.PAUSE, before.target, tries, before.deadline, before.message)
+    record = _drains(leaving, failed, now) or _starts(staying)
+    if record is None:
+        return None
+    return _steady(replace(record, id=name, type=kind, tries=0 if record.step == Step.START else tries), before)
+
+
+def _drains(leaving: Sequence[Group], failed: str, now: datetime) -> Record | None:
+    if not leaving:
+        return None
+    first = leaving[0]
+    deadline = first.due or (now + first.grace).replace(microsecond=0)
+    words = failed or f"{first.name} lets its running requests end"
+    return Record("", Type.SCALE, Step.DRAIN, first.name, 0, deadline, words)
+
+
+def _starts(staying: Sequence[Group]) -> Record | None:
+    unready = [group for group in staying if not group.ready]
+    if not unready:
+        return None
+    first = unready[0]
+    words = f"{first.name} has its nodes and is not ready so far"
+    return Record("", Type.SCALE, Step.START, first.name, 0, first.made + STALLED, words)
 
 
 def _begins(
@@ -141,7 +161,8 @@ def _begins(
     waits: Waiting | None,
 ) -> bool:
     """Is there anything to do? A group whose ranks have ended and start again by themselves is nothing of ours."""
-    return bool(create or remove or waits or _outdated(wish, groups))
+    short = sum(group.leaving is None for group in groups) < wish.replicas
+    return bool(create or remove or waits or short or _outdated(wish, groups))
 
 
 def _steady(record: Record, before: Record | None) -> Record:
@@ -184,10 +205,6 @@ def _place_words(waits: Waiting, failed: str) -> str:
     group = waits.favourite
     words = f"{group.seated} of {group.size} pods of StatefulSet {group.name} have a node"
     return f"{words}; {group.words}" if group.words else failed or words
-
-
-def _drained(group: Group, now: datetime) -> datetime:
-    return group.due or (now + group.grace).replace(microsecond=0)
 
 
 def _replaced(remove: tuple[Removal, ...], now: datetime) -> Failure | None:
