@@ -41,15 +41,16 @@ Manifest = dict[str, Any]
 
 
 class Cluster:
-    """The API server with an operator, two replicas of one service, and a user with the documented rights."""
+    """The API server with an operator, two services (`chat` of two pods, `big` of one group), and a user with the
+    documented rights."""
 
     def __init__(self, server: ApiServer, side: KubeletSide, directory: Path) -> None:
         self.server, self.side = server, side
         self.kubeconfig = side.kubeconfig(directory / "user.kubeconfig", f"{OPERATOR}-token", TEAM)
 
     def pods(self) -> list[Manifest]:
-        """The workers that stay."""
-        found = self.server.get(f"{PODS.path(TEAM)}?labelSelector={contract.LABEL_SERVICE}")["items"]
+        """The workers of the service `chat` that stay."""
+        found = self.server.get(f"{PODS.path(TEAM)}?labelSelector={contract.LABEL_SERVICE}%3Dchat")["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self) -> int:
@@ -66,7 +67,7 @@ class Cluster:
     def kubectl(self, *words: str, status: int = 0, text: str = "") -> str:
         command = ["kubectl", "ryzanstein", *words]
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            command, env=self.environment(), input=text, capture_output=True, text=True, timeout=60, check=False
+            command, env=self.environment(), input=text, capture_output=True, text=True, timeout=100, check=False
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status in (0, 1) and not done.stderr else done.stdout + done.stderr
@@ -83,9 +84,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         operator = OperatorProcess({"KUBECONFIG": str(server.kubeconfig(ADMIN)), **ENVIRONMENT}, directory / "operator")
         stack.callback(operator.kill)
         stack.enter_context(fake_kubelet(server, nodes=3, ends=lambda _: 1.0))
-        make_service(server, replicas=2)
+        make_service(server, "chat", replicas=2)
+        make_service(server, "big", parallelism={"tensor": 4, "nodes": 2})
         wait_until(lambda: made.ready() == 2, 60, "two ready replicas")
-        wait_until(lambda: _settled(server), 30, "the status")
+        wait_until(lambda: _settled(server, "chat") and _settled(server, "big"), 30, "both to be as they should be")
         yield made
 
 
@@ -127,13 +129,13 @@ def operator_deployment() -> Manifest:
     return {"metadata": {"name": "ryzanstein-operator", "labels": labels}, "spec": spec}
 
 
-def make_service(server: ApiServer, **spec: Any) -> None:
-    head = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": "chat"}}
+def make_service(server: ApiServer, name: str, **spec: Any) -> None:
+    head = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": name}}
     server.request("POST", SERVICES.path(TEAM), head | {"spec": {"model": {"uri": "demo://"}, **spec}})
 
 
-def _settled(server: ApiServer) -> bool:
-    status = server.get(SERVICES.path(TEAM, "chat")).get("status", {})
+def _settled(server: ApiServer, name: str) -> bool:
+    status = server.get(SERVICES.path(TEAM, name)).get("status", {})
     conditions = {item["type"]: item["status"] for item in status.get("conditions", ())}
     return conditions.get("Ready") == "True" and conditions.get("Progressing") == "False"
 
@@ -153,12 +155,15 @@ def test_kubectl_finds_the_plugin_and_the_documented_rights_suffice_for_the_whol
 ) -> None:
     for one in pages.values():
         one.engine.running = 3
-    (service,) = json.loads(cluster.kubectl("status", "-o", "json"))["services"]
+    big, service = json.loads(cluster.kubectl("status", "-o", "json"))["services"]
     assert (service["ready"], service["wanted"], service["concerns"]) == (2, 2, [])
     (revision,) = service["revisions"]
     assert {replica["name"] for replica in revision["replicas"]} == set(pages)
     assert [replica["load"]["running"] for replica in revision["replicas"]] == [3, 3]
     assert {replica["pods"][0]["node"] for replica in revision["replicas"]} <= {"node-1", "node-2", "node-3"}
+    (group,) = [replica for revision in big["revisions"] for replica in revision["replicas"]]
+    assert (big["ready"], group["group"], group["ready"]) == (1, True, True)
+    assert [pod["name"] for pod in group["pods"]] == [f"{group['name']}-0", f"{group['name']}-1"]
     text = cluster.kubectl("status", "chat")
     assert "2/2 ready" in text
     assert "not shown" not in text
@@ -171,7 +176,8 @@ def test_without_rights_the_refusal_names_the_page(cluster: Cluster) -> None:
 
 
 def test_what_the_operator_has_done_needs_no_change_and_a_files_change_is_shown(cluster: Cluster) -> None:
-    assert cluster.kubectl("plan", "chat").splitlines()[-1] == "No change."
+    for name in ("chat", "big"):
+        assert cluster.kubectl("plan", name).splitlines()[-1] == "No change."
     manifest = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": "chat"}}
     manifest |= {"spec": {"model": {"uri": "demo://"}, "replicas": 2, "engine": {"maxNumSeqs": 4}}}
     found = json.loads(cluster.kubectl("plan", "-f", "-", "-o", "json", status=1, text=json.dumps(manifest)))
@@ -212,7 +218,7 @@ def test_a_drained_node_holds_no_replica_and_one_is_ready_all_the_while(cluster:
     watcher.start()
     started = time.monotonic()
     try:
-        words = cluster.kubectl("drain", f"node/{node}", "-n", TEAM, "--timeout", "50s")
+        words = cluster.kubectl("drain", f"node/{node}", "-n", TEAM, "--timeout", "80s")
     finally:
         stop.set()
         watcher.join()

@@ -5,7 +5,7 @@ import copy
 import operator_builders as build
 from ryzanstein_kubectl.model.changes import changes, diff, project
 from ryzanstein_operator.decide.observed import Observed, Ref
-from ryzanstein_operator.decide.plan import Delete, EmitEvent, Plan
+from ryzanstein_operator.decide.plan import CreateKey, Delete, EmitEvent, PatchTaints, Plan
 from ryzanstein_operator.decide.reconcile import reconcile
 
 
@@ -45,6 +45,16 @@ def test_deletions_are_changes_and_events_are_none() -> None:
     plan = Plan((Delete(Ref.of(ref[0]), "uid", "it is no longer part"), EmitEvent("Normal", "Scheduled", "words")))
     (change,) = changes(plan, ())
     assert (change.action, change.why) == ("delete", "it is no longer part")
+
+
+def test_an_action_without_a_manifest_is_told_in_its_own_words() -> None:
+    key = {"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "team", "name": "chat-group-key"}}
+    taints = PatchTaints(Ref("v1", "Node", "", "node-1"), "7", (), "it is well again")
+    plan = Plan((CreateKey(key, "a group needs it"), taints))
+    found = [(change.action, change.about, change.why) for change in changes(plan, ())]
+    assert found[0][:2] == ("create", "Secret team/chat-group-key")
+    assert found[0][2].endswith("a group needs it")
+    assert found[1] == ("set", "Node node-1", "it is well again")
 
 
 def test_fields_of_others_and_equal_amounts_are_left_out() -> None:

@@ -13,11 +13,13 @@ import yaml
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.compare import covers
 from ryzanstein_operator.decide.observed import Ref
-from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
+from ryzanstein_operator.decide.plan import Apply, CreateKey, Delete, EmitEvent, PatchStatus, PatchTaints, Plan
 from ryzanstein_operator.desired.names import ANNOTATION_APPLIED, LABEL_REVISION
 
 _ITEM_KEYS = ("name", "mountPath", "type", "topologyKey", "uid")
 """What an item of a list is known by, the first that all items have."""
+
+Write = Apply | CreateKey | Delete | PatchTaints
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,20 @@ class Change:
 def changes(plan: Plan, live: Iterable[Manifest]) -> tuple[Change, ...]:
     """What a Plan would do to objects. Its words in the status and in Events are no changes of anything that runs."""
     known = {Ref.of(manifest): manifest for manifest in live}
-    writes = (action for action in plan.actions if not isinstance(action, PatchStatus | EmitEvent))
+    writes = [action for action in plan.actions if not isinstance(action, PatchStatus | EmitEvent)]
     return tuple(_change(action, known) for action in writes)
 
 
-def _change(action: Action, known: Mapping[Ref, Manifest]) -> Change:
+def _change(action: Write, known: Mapping[Ref, Manifest]) -> Change:
     if isinstance(action, Apply):
         before = known.get(action.ref) if action.uid else None
         why = f"{action.why}{_exchange(before, action.manifest)}"
         return Change("change" if before else "create", str(action.ref), why, diff(before, action.manifest))
     if isinstance(action, Delete):
         return Change("delete", str(action.ref), action.why)
-    words = str(action)
-    return Change(words.split(" ", 1)[0], str(getattr(action, "ref", "")), words)
+    about = str(action.ref)
+    verb, _, rest = str(action).partition(f" {about}")
+    return Change(verb.split(" ")[0], about, rest.lstrip(": "))
 
 
 def _exchange(before: Manifest | None, after: Manifest) -> str:
