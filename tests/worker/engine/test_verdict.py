@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ryzanstein_worker.config import EngineConfig
+from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.identity import misfit, settings_of
 from ryzanstein_worker.engine.inquest import Inquest
 from ryzanstein_worker.engine.node_frames import Attach, Join, Leaving
@@ -80,7 +80,11 @@ def test_silence_counts_ticks_and_a_pause_of_ones_own_as_two(monkeypatch: pytest
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Join:
     model = write_tiny_model(tmp_path_factory.mktemp("model"))
-    return settings_of(EngineConfig(model_dir=str(model), tensor_parallel_size=4, nnodes=2), 0, "r1")
+    return settings_of(EngineConfig(model_dir=str(model), tensor_parallel_size=4, nnodes=2), HEAD, "r1")
+
+
+OTHER = GroupConfig(node_rank=1, master_addr="chat-0.chat-group", key_file="")
+HEAD = GroupConfig(node_rank=0, master_addr="chat-0.chat-group", key_file="")
 
 
 def _other(own: Join, **values: object) -> Join:
@@ -110,10 +114,20 @@ def test_another_place_revision_or_model_is_refused(own: Join, tmp_path: Path) -
         assert "is not a place" in (misfit(own, msgspec.structs.replace(_other(own), node_rank=place)) or "")
     assert "the revision r2" in (misfit(own, msgspec.structs.replace(_other(own), revision="r2")) or "")
     wider = write_tiny_model(tmp_path / "wider", hidden_size=64)
-    other = settings_of(msgspec.structs.replace(own.config, model_dir=str(wider)), 1, "r1")
+    other = settings_of(msgspec.structs.replace(own.config, model_dir=str(wider)), OTHER, "r1")
     assert "another model" in (misfit(own, other) or "")
-    same = settings_of(msgspec.structs.replace(own.config, model_dir=str(write_tiny_model(tmp_path / "m"))), 1, "r1")
+    model = write_tiny_model(tmp_path / "same")
+    same = settings_of(msgspec.structs.replace(own.config, model_dir=str(model)), OTHER, "r1")
     assert misfit(own, same) is None
+
+
+def test_a_pod_that_followed_an_old_address_is_sent_away_but_not_for_ever(own: Join) -> None:
+    roll: Roll[str, str] = Roll(own.config, own)
+    lost = msgspec.structs.replace(_other(own), master_addr="other-0.chat-group")
+    assert "which chat-0.chat-group has now" in (roll.objection(lost) or "")
+    assert not roll.is_for_ever(lost)
+    assert roll.is_for_ever(_other(own, max_num_seqs=1))
+    assert not roll.is_for_ever(Attach(epoch="e0", rank=2))
 
 
 def test_a_rank_is_attached_once_in_its_own_epoch_and_only_for_a_pod_that_came(own: Join) -> None:

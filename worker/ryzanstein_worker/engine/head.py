@@ -86,7 +86,7 @@ class Head:
         self._group = group
         self._listener = listener
         self._key = read_key(Path(group.key_file))
-        settings = settings_of(config, 0, os.environ.get(ENV_REVISION, ""))
+        settings = settings_of(config, group, os.environ.get(ENV_REVISION, ""))
         self._roll: Roll[_Member, Wire] = Roll(config, settings)
         self._changed = asyncio.Event()
         self._table = Table()
@@ -160,8 +160,7 @@ class Head:
         first = await receive_one(guest.sock, codec)
         sentence = self._roll.objection(first)
         if sentence is not None:
-            # A rank of an earlier epoch is of a pod that starts anew; other settings would be refused for ever.
-            await send_one(guest.sock, codec, TurnedAway(sentence=sentence, final=isinstance(first, Join)))
+            await send_one(guest.sock, codec, TurnedAway(sentence=sentence, final=self._roll.is_for_ever(first)))
             raise ChannelClosedError(sentence)
         if isinstance(first, Attach):
             await send_one(guest.sock, codec, Welcome())

@@ -4,7 +4,7 @@ import hashlib
 import struct
 from pathlib import Path
 
-from ryzanstein_worker.config import EngineConfig
+from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.node_frames import Join
 
 _OWN = frozenset({"model_dir", "threads_per_rank"})  # may differ from pod to pod
@@ -59,6 +59,12 @@ def _differs(other: Join, what: str, theirs: object, ours: object) -> str:
     return f"Node rank {other.node_rank} has {what} {theirs}, node rank 0 has {ours}: a group needs the same."
 
 
-def settings_of(config: EngineConfig, node_rank: int, revision: str) -> Join:
+def settings_of(config: EngineConfig, group: GroupConfig, revision: str) -> Join:
     """What this pod would join with."""
-    return Join(node_rank=node_rank, revision=revision, model=model_identity(config.model_path), config=config)
+    return Join(
+        node_rank=group.node_rank,
+        master_addr=group.master_addr,
+        revision=revision,
+        model=model_identity(config.model_path),
+        config=config,
+    )

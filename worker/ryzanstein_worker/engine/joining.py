@@ -86,7 +86,7 @@ class Caller:
                 async with asyncio.timeout(self._config.hang_timeout_seconds):
                     message = await channel.receive()
                 if isinstance(message, TurnedAway):
-                    raise ConfigError(message.sentence)
+                    raise (ConfigError if message.final else ChannelClosedError)(message.sentence)
                 if isinstance(message, Start):
                     return Joined(channel, message.epoch, interface)
         except BaseException as error:

@@ -64,7 +64,7 @@ class Member:
         self.ready = asyncio.Event()  # this pod's ranks have loaded and warmed up
         self._config = config
         self._group = group
-        settings = settings_of(config, group.node_rank, os.environ.get(ENV_REVISION, ""))
+        settings = settings_of(config, group, os.environ.get(ENV_REVISION, ""))
         self._caller = Caller(config, group, read_key(Path(group.key_file)), settings)
         self._channel: HeadChannel | None = None
         self._local: LocalRanks | None = None

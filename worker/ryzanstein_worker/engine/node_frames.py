@@ -20,6 +20,7 @@ class Join(msgspec.Struct, frozen=True, kw_only=True, tag="join"):
     """A pod wants into the group; all but its place must be the head's own."""
 
     node_rank: int
+    master_addr: str  # names the group: an address may have been another's a moment ago
     revision: str  # of the pod's template; "" where unknown
     model: str  # its identity (identity.py)
     config: EngineConfig

@@ -52,6 +52,8 @@ class Roll(Generic[Member, Wire]):
 
     def objection(self, first: FromMember) -> str | None:
         """Why a connection that begins so does not belong here; None if it does."""
+        if isinstance(first, Join) and first.master_addr != self._settings.master_addr:
+            return f"Group {first.master_addr} is not at this address, which {self._settings.master_addr} has now."
         if isinstance(first, Join):
             sentence = misfit(self._settings, first)
             if sentence is not None:
@@ -64,6 +66,10 @@ class Roll(Generic[Member, Wire]):
         if first.rank in self.wires or self._config.node_of(first.rank) not in self.members:
             return f"Rank {first.rank} is attached already, or no other pod's."
         return None
+
+    def is_for_ever(self, first: FromMember) -> bool:
+        """Whether an objection would be the same at every try: an old epoch and an old address are not."""
+        return isinstance(first, Join) and first.master_addr == self._settings.master_addr
 
     def absent(self, seconds: float) -> str:
         """The sentence for a group that did not come together."""
