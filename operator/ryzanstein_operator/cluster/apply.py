@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.cache import Cache
 from ryzanstein_operator.cluster.client import APPLY, MERGE, ApiError, Cluster
 from ryzanstein_operator.cluster.events import Recorder
-from ryzanstein_operator.cluster.observe import Cache
 from ryzanstein_operator.cluster.resources import PODS, path_of, resource_of
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ryzanstein_operator.cluster.observe import Key
+from ryzanstein_operator.cluster.cache import Key
 from ryzanstein_operator.decide.observed import Demand
 
 MEMORY_SECONDS: Final = 10.0

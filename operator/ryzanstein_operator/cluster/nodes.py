@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.cluster.observe import NODES_VISIT, Cache, Key, key_of
+from ryzanstein_operator.cluster.cache import NODES_VISIT, Cache, Key, key_of
 from ryzanstein_operator.cluster.probe import Probe, ask_kubelets
 from ryzanstein_operator.cluster.resources import NODES, PODS, SERVICES
 from ryzanstein_operator.cluster.views import Views

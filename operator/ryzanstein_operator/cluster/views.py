@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ryzanstein_operator.cluster.observe import Key
+from ryzanstein_operator.cluster.cache import Key
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 from ryzanstein_operator.decide.scene import alike
 

@@ -11,11 +11,12 @@ from typing import Final
 
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.apply import Executor, NotLeadingError, Outcome
+from ryzanstein_operator.cluster.cache import NODES_VISIT, ROUTES_VISIT, Cache, Key, key_of
 from ryzanstein_operator.cluster.client import ApiError
 from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.nodes import NodeHealth
-from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key, Observer, key_of
+from ryzanstein_operator.cluster.observe import Observer
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.observed import Ref

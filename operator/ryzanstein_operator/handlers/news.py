@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.cache import NODES_VISIT, ROUTES_VISIT, Cache, Key, key_of
 from ryzanstein_operator.cluster.heartbeat import version_of
-from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key, key_of
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.decide.claims import model_name
 

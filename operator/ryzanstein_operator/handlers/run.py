@@ -9,13 +9,14 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from ryzanstein_operator.cluster.apply import Executor
+from ryzanstein_operator.cluster.cache import Cache, Key
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.discovery import wait_for_resources
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
 from ryzanstein_operator.cluster.lease import Lease
-from ryzanstein_operator.cluster.observe import Cache, Key, Observer
+from ryzanstein_operator.cluster.observe import Observer
 from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.gateway_view import GatewayView

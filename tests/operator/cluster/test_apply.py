@@ -9,9 +9,9 @@ from fakeapi import FakeApi, Manifest, refuse
 from node_builders import node_manifest
 from ryzanstein_operator.cluster import client
 from ryzanstein_operator.cluster.apply import Executor, NotLeadingError
+from ryzanstein_operator.cluster.cache import Cache
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.events import Recorder
-from ryzanstein_operator.cluster.observe import Cache
 from ryzanstein_operator.cluster.resources import SERVICES, resource_of
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import Apply, CreateKey, Delete, EmitEvent, PatchStatus, PatchTaints, Plan

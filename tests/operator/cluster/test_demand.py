@@ -1,7 +1,7 @@
 """Demand is remembered for as long as it is told of, summed over gateways, and forgotten after."""
 
+from ryzanstein_operator.cluster.cache import Key
 from ryzanstein_operator.cluster.demand import MEMORY_SECONDS, MOST_SENDERS, Demands
-from ryzanstein_operator.cluster.observe import Key
 from ryzanstein_operator.decide.observed import Demand
 
 CHAT = Key("team", "chat")

@@ -8,8 +8,8 @@ import pytest
 from node_builders import NOW, node_manifest
 from operator_builders import SETTINGS, ready_pod, service
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.cluster.cache import Cache, Key
 from ryzanstein_operator.cluster.nodes import NodeHealth
-from ryzanstein_operator.cluster.observe import Cache, Key
 from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 from ryzanstein_operator.decide.plan import Delete

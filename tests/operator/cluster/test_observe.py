@@ -7,8 +7,9 @@ import pytest
 from fakeapi import FakeApi, Manifest, refuse
 from node_builders import node_manifest
 from ryzanstein_operator.cluster import observe
+from ryzanstein_operator.cluster.cache import NODES_VISIT, ROUTES_VISIT, Cache, Key, key_of
 from ryzanstein_operator.cluster.client import ApiError, Cluster
-from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key, Observer, key_of, selectors
+from ryzanstein_operator.cluster.observe import Observer, selectors
 from ryzanstein_operator.cluster.resources import LEASES, NODES, PODS, ROUTES, SERVICES
 from ryzanstein_operator.decide.scene import node_of
 from ryzanstein_operator.desired import names

@@ -1,6 +1,6 @@
 """What gateways see is kept as long as they go on saying it, and only what changed wakes anybody."""
 
-from ryzanstein_operator.cluster.observe import Key
+from ryzanstein_operator.cluster.cache import Key
 from ryzanstein_operator.cluster.views import FRESH_SECONDS, MOST_SENDERS, PUNCTUAL_SECONDS, Views
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 

@@ -4,7 +4,7 @@ import pytest
 
 from operator_builders import pod, service
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.cluster.observe import NODES_VISIT, ROUTES_VISIT, Cache, Key
+from ryzanstein_operator.cluster.cache import NODES_VISIT, ROUTES_VISIT, Cache, Key
 from ryzanstein_operator.handlers.news import Haste, take_in
 
 CHAT, RIVAL = Key("team", "chat"), Key("team", "rival")
