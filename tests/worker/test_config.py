@@ -11,8 +11,8 @@ import pytest
 
 from ryzanstein_worker import config as config_module
 from ryzanstein_worker.__main__ import main
-from ryzanstein_worker.config import ServeConfig, add_serve_arguments, resolve_model, serve_config
-from ryzanstein_worker.contract import ENV_TERMINATION_LOG, EXIT_CONFIG
+from ryzanstein_worker.config import GroupConfig, ServeConfig, add_serve_arguments, resolve_model, serve_config
+from ryzanstein_worker.contract import ENV_GROUP_KEY_FILE, ENV_TERMINATION_LOG, EXIT_CONFIG, GROUP_PORT
 from ryzanstein_worker.errors import ConfigError
 
 
@@ -51,6 +51,43 @@ def test_threads_are_shared_by_the_ranks_and_none_is_left_without(
     monkeypatch.setattr(config_module, "usable_cpus", lambda: 5)
     for ranks, threads in ((1, 5), (2, 2), (8, 1)):
         assert parse("--model", str(tmp_path), "-tp", str(ranks)).engine.threads_per_rank == threads
+
+
+GROUP = "-tp 4 --nnodes 2 --node-rank 1 --master-addr chat-0.chat-group --group-key-file /etc/key --host 0.0.0.0"
+
+
+def test_a_place_in_a_group_is_read_and_its_ranks_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "usable_cpus", lambda: 4)
+    assert parse("--model", str(tmp_path), "-tp", "4").group is None
+    config = parse("--model", str(tmp_path), *GROUP.split(), "--master-port", "9")
+    expected = GroupConfig(
+        node_rank=1, master_addr="chat-0.chat-group", master_port=9, key_file="/etc/key", host="0.0.0.0"
+    )
+    assert config.group == expected
+    assert (config.engine.nnodes, config.engine.ranks_per_node, config.engine.threads_per_rank) == (2, 2, 2)
+    assert (list(config.engine.ranks_of(1)), config.engine.node_of(1), config.engine.node_of(2)) == ([2, 3], 0, 1)
+    monkeypatch.setenv(ENV_GROUP_KEY_FILE, "/from/environment")
+    group = parse("--model", str(tmp_path), *GROUP.replace("--group-key-file /etc/key", "").split()).group
+    assert group is not None
+    assert (group.key_file, group.master_port) == ("/from/environment", GROUP_PORT)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (GROUP.replace("--node-rank 1", "--node-rank 2"), "--node-rank 2 is not in a group of --nnodes 2"),
+        (GROUP.replace("-tp 4", "-tp 3"), "--tensor-parallel-size 3 cannot be spread evenly over --nnodes 2"),
+        (GROUP.replace("--master-addr chat-0.chat-group", ""), "--nnodes 2 needs --master-addr"),
+        (GROUP.replace("--group-key-file /etc/key", ""), "--nnodes 2 needs --group-key-file"),
+        ("--node-rank 1", "--node-rank 1 is not in a group of --nnodes 1"),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused(
+    tmp_path: Path, flags: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ENV_GROUP_KEY_FILE, raising=False)
+    with pytest.raises(ConfigError, match=sentence):
+        parse("--model", str(tmp_path), *flags.split())
 
 
 def test_a_model_is_a_directory_a_file_uri_or_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
