@@ -33,6 +33,7 @@ KINDS = (
     ("", "v1", "ServiceAccount"),
     ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
     ("apps", "v1", "Deployment"),
+    ("apps", "v1", "StatefulSet"),
     ("batch", "v1", "Job"),
     ("coordination.k8s.io", "v1", "Lease"),
     ("networking.k8s.io", "v1", "NetworkPolicy"),

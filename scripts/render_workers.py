@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 EXCEPTIONS = {
     "kube-score/ignore": ",".join(
@@ -17,6 +15,8 @@ EXCEPTIONS = {
     "only downloads, and has ended before the worker starts",
 }
 """Annotations that the linters read, on the linted copy alone."""
+# Kubernetes itself puts the label that this selects by on a StatefulSet's pods, so no template has it.
+LEADERS_ALONE = {"kube-score/ignore": "service-targets-pod"}
 
 
 def main() -> None:
@@ -24,12 +24,17 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests/support"))
     import chart
     import operated
+    from ryzanstein_operator.plan import dump
+    from ryzanstein_worker.contract import LABEL_POD_INDEX
 
     for name, service in operated.samples().items():
         made = operated.children_of(service, chart.installed(), "ryzanstein")
         for workload in chart.of_kind(made, "Deployment", "StatefulSet"):
             workload["metadata"].setdefault("annotations", {}).update(EXCEPTIONS)
-        (directory / f"workers-{name}").write_text(yaml.safe_dump_all(made))
+        for one in chart.of_kind(made, "Service"):
+            if LABEL_POD_INDEX in one["spec"]["selector"]:
+                one["metadata"].setdefault("annotations", {}).update(LEADERS_ALONE)
+        (directory / f"workers-{name}").write_text(dump(made))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Knows documents and formats; every decision is `decide`'s.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -115,8 +116,21 @@ def _text(plan: Plan) -> str:
 
 def _yaml(plan: Plan) -> str:
     """The manifests to apply, ready for kubectl."""
-    manifests = [action.manifest for action in plan.actions if isinstance(action, Apply)]
-    return yaml.safe_dump_all(manifests, sort_keys=False, explicit_start=True)
+    return dump([action.manifest for action in plan.actions if isinstance(action, Apply)])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes also what only other readers of YAML take for a number, such as 9218e73041: kubectl is one of them."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def dump(manifests: Sequence[Manifest]) -> str:
+    """YAML documents that kubectl and linters read as they are meant."""
+    return str(yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, explicit_start=True))
 
 
 def _json(plan: Plan) -> str:

@@ -60,6 +60,13 @@ def test_a_bad_file_ends_the_command_with_a_sentence_and_2(tmp_path: Path) -> No
     )
 
 
+def test_yaml_leaves_no_word_that_another_reader_takes_for_a_number() -> None:
+    words = ["9218e73041", "1E+5", "12", "1.5", "0x1f", "true", "abc", "1e"]
+    assert [line.removeprefix("- ") for line in plan.dump([words]).splitlines()[1:]] == [
+        *("'9218e73041'", "'1E+5'", "'12'", "'1.5'", "'0x1f'", "'true'", "abc", "1e"),
+    ]
+
+
 def test_yaml_is_ready_for_kubectl_and_names_the_given_places(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
