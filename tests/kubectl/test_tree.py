@@ -5,6 +5,7 @@ from datetime import timedelta
 from io import StringIO
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 import operator_builders as build
@@ -15,6 +16,8 @@ from ryzanstein_kubectl.model.rates import History
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot
 from ryzanstein_kubectl.model.tree import Service
 from ryzanstein_kubectl.view.tree_view import spans, tree_view
+from ryzanstein_operator.api.conditions import ConditionType
+from ryzanstein_operator.api.reasons import BLOCKED, BROKEN, REASONS, Reason
 from ryzanstein_operator.desired.names import LABEL_REVISION
 from ryzanstein_worker import contract
 
@@ -106,11 +109,13 @@ def test_a_silent_rank_stands_out_and_the_others_share_a_line() -> None:
 
 def test_a_broken_pod_says_why_and_a_bad_node_is_named() -> None:
     live = service()
-    live["status"]["unhealthyNodes"] = [{"name": "node-1", "reason": "NodeUnreachable"}]
+    silent = {"name": "node-1", "reason": "NodeUnreachable", "message": "its kubelet is silent", "since": ago(20)}
+    live["status"]["unhealthyNodes"] = [silent]
     ended = build.container(waiting={"reason": "CrashLoopBackOff"}, ended={"exitCode": 70, "message": "rank 1 died"})
     text = shown(snapshot(live, build.broken_pod(live, ended)))
     assert "CrashLoop" in text
     assert "node-1 (NodeUnreachable)" in text
+    assert "its kubelet is silent" in text
     assert "exit code 70 (a rank was lost): rank 1 died" in text
 
 
@@ -154,6 +159,32 @@ def test_conditions_of_one_reason_stand_together_with_the_remedy_and_what_is_wel
     assert found.concerns[0].messages == (f"0 of 2 replicas are ready: {message}",)
     assert found.concerns[0].remedy
     assert found.concerns[0].remedy.replace("`", "") in " ".join(shown(snapshot(live), width=1000).split())
+
+
+_BAD = {*BROKEN, *BLOCKED, Reason.MODEL_NAME_TAKEN, Reason.ROLLOUT_STALLED, Reason.STUCK_TERMINATING}
+_FINE = {
+    Reason.ALL_REPLICAS_READY,
+    Reason.ENDPOINTS_READY,
+    Reason.PREVIOUS_REVISION_SERVES,
+    Reason.ROLLOUT_COMPLETE,
+    Reason.IN_IMAGE,
+    Reason.ON_CLAIM,
+    Reason.DOWNLOADED,
+    Reason.SCHEDULED,
+    Reason.AS_EXPECTED,
+    Reason.SCALED_TO_ZERO,
+}
+_MAY_WORRY = [(kind, reason) for kind, found in REASONS.items() for reason in found if reason not in _FINE]
+
+
+@pytest.mark.parametrize(("kind", "reason"), _MAY_WORRY)
+def test_every_reason_that_the_operator_may_give_is_told_apart(kind: ConditionType, reason: Reason) -> None:
+    """What is on its way from what is broken: a reason that is new to the operator must be new here."""
+    status = "True" if kind == ConditionType.DEGRADED else "False"
+    if kind == ConditionType.PROGRESSING and reason not in _BAD:
+        status = "True"
+    (concern,) = only(tree(snapshot(service(conditions=(condition(kind, status, reason),))))).concerns
+    assert concern.mood == ("bad" if reason in _BAD else "waiting")
 
 
 def test_a_reason_of_another_version_is_shown_as_it_is() -> None:

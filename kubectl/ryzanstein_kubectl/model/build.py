@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ryzanstein_kubectl.model.ages import seconds_since
-from ryzanstein_kubectl.model.concerns import concerns, last_failure, operation
+from ryzanstein_kubectl.model.concerns import concerns, last_failure, operation, unhealthy_nodes
 from ryzanstein_kubectl.model.pages import Rank, StatusPage
 from ryzanstein_kubectl.model.pods import node_states, pod_of
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot, group_of, is_ready, label, leaves, place_of, service_of
@@ -42,6 +42,7 @@ def _service(
         age_seconds=seconds_since(metadata.get("creationTimestamp", ""), now),
         revisions=revisions,
         concerns=concerns(live, now),
+        unhealthy_nodes=unhealthy_nodes(live, now),
         operation=operation(live, now),
         last_failure=last_failure(live, now),
     )

@@ -6,7 +6,7 @@ Judges by status first: an operator of another version may give reasons that thi
 from datetime import datetime
 
 from ryzanstein_kubectl.model.ages import parse_time, seconds_since
-from ryzanstein_kubectl.model.tree import Concern, Failure, Mood, Operation
+from ryzanstein_kubectl.model.tree import Concern, Failure, Mood, Operation, UnhealthyNode
 from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.reasons import REMEDY, Reason
 from ryzanstein_operator.api.wire import Manifest
@@ -20,6 +20,7 @@ _GOOD = {
 }
 _UNDER_WAY = (
     Reason.ROLLING_OUT,
+    Reason.NO_SPARE_CAPACITY,
     Reason.REPLICAS_STARTING,
     Reason.DOWNLOADING,
     Reason.PENDING,
@@ -109,3 +110,16 @@ def last_failure(service: Manifest, now: datetime) -> Failure | None:
         return None
     ago = seconds_since(live.get("time", ""), now)
     return Failure(str(live.get("reason", "")), str(live.get("message", "")), str(live.get("target", "")), ago)
+
+
+def unhealthy_nodes(service: Manifest, now: datetime) -> tuple[UnhealthyNode, ...]:
+    """The nodes that the operator does not count on."""
+    return tuple(
+        UnhealthyNode(
+            name=str(live["name"]),
+            reason=str(live["reason"]),
+            message=str(live.get("message", "")),
+            since_seconds=seconds_since(live.get("since", ""), now),
+        )
+        for live in service.get("status", {}).get("unhealthyNodes") or ()
+    )

@@ -83,6 +83,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class UnhealthyNode:
+    """A node that replicas of the service are on, or were until lately, and that the operator does not count on."""
+
+    name: str
+    reason: str
+    message: str
+    since_seconds: float | None
+
+
+@dataclass(frozen=True)
 class Service:
     """One InferenceService and all that runs for it. ready counts replicas, wanted is spec.replicas."""
 
@@ -96,6 +106,7 @@ class Service:
     age_seconds: float | None
     revisions: tuple[Revision, ...]
     concerns: tuple[Concern, ...]
+    unhealthy_nodes: tuple[UnhealthyNode, ...]
     operation: Operation | None
     last_failure: Failure | None
 

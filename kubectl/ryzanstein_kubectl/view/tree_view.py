@@ -136,9 +136,10 @@ def _told(service: Service, plain: bool, *, named: bool) -> Iterator[RenderableT
     parts = [
         *_operation(service),
         *(_concern(concern, plain) for concern in service.concerns),
+        *_nodes(service, plain),
         *_broken(service, plain),
+        *_failure(service),
     ]
-    parts += _failure(service)
     if parts and named:
         yield Text(f"{service.namespace}/{service.name}", "bold")
     for part in parts:
@@ -173,6 +174,13 @@ def _concern(concern: Concern, plain: bool) -> RenderableType:
             Padding(Text.assemble((arrow, "bold"), concern.remedy.replace("`", "")), (0, 0, 0, 2), expand=False)
         )
     return Group(*lines)
+
+
+def _nodes(service: Service, plain: bool) -> Iterator[RenderableType]:
+    for node in service.unhealthy_nodes:
+        since = f" for {short(node.since_seconds)}" if node.since_seconds is not None else ""
+        head = Text.assemble(mark("bad", plain=plain), " ", (node.reason, "red"), (f"  node {node.name}{since}", "dim"))
+        yield Group(head, Padding(Text(node.message), (0, 0, 0, 2), expand=False))
 
 
 def _broken(service: Service, plain: bool) -> Iterator[RenderableType]:
