@@ -154,8 +154,8 @@ def matches(selector: Manifest, labels: dict[str, str]) -> bool:
 def _holds(rule: Manifest, labels: dict[str, str]) -> bool:
     key, operator = rule["key"], rule["operator"]
     if operator in ("Exists", "DoesNotExist"):
-        return (key in labels) == (operator == "Exists")
-    return (labels.get(key) in rule["values"]) == (operator == "In")
+        return bool((key in labels) == (operator == "Exists"))
+    return bool((labels.get(key) in rule["values"]) == (operator == "In"))
 
 
 def _selects(selector: Manifest, namespace: str, pod: Manifest) -> bool:

@@ -38,9 +38,9 @@ class Nothing:
         """Around the act of each step; what follows it is waited for after."""
         yield
 
-    def met(self, lane: Lane) -> bool:
-        """Whether the fault came about; else this was no case."""
-        return True
+    def met(self, lane: Lane) -> int:
+        """How often the fault came about; if never, this was no case."""
+        return 1
 
     def judge(self, lane: Lane) -> list[str]:
         """What this fault asks beyond the base oracles; a line for each thing that is wrong."""
@@ -58,8 +58,25 @@ class Once(Nothing):
     def begin(self, lane: Lane) -> None:
         lane.proxy.arm(nth(self.number, self.kind, self.fault))
 
-    def met(self, lane: Lane) -> bool:
-        return any(call.note == str(self.fault) for call in lane.proxy.log)
+    def met(self, lane: Lane) -> int:
+        return sum(call.note == str(self.fault) for call in lane.proxy.log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(Nothing):
+    """`fault` at two writes, the second `gap` after the first."""
+
+    fault: Fault
+    first: int
+    gap: int
+
+    def begin(self, lane: Lane) -> None:
+        # The second rule sees no call that the first one took, so the repetition takes that call's place in its count.
+        rules = [nth(number, Kind.WRITE, self.fault) for number in (self.first, self.first + self.gap)]
+        lane.proxy.arm(*rules)
+
+    def met(self, lane: Lane) -> int:
+        return sum(call.note == str(self.fault) for call in lane.proxy.log)
 
 
 @dataclass(frozen=True)
@@ -231,13 +248,13 @@ class FrozenAt(Nothing):
     @contextlib.contextmanager
     def around(self, lane: Lane, step: int, last: bool) -> Iterator[None]:
         yield
-        if step > 0 or not _until(lambda: self.met(lane), 20.0):
+        if step > 0 or not _until(lambda: self.met(lane) > 0, 20.0):
             return
         lane.start_guest()
         wait_for_lead(lane, 40.0)
 
-    def met(self, lane: Lane) -> bool:
-        return any(call.note == "frozen" for call in lane.proxy.log)
+    def met(self, lane: Lane) -> int:
+        return sum(call.note == "frozen" for call in lane.proxy.log)
 
     def judge(self, lane: Lane) -> list[str]:
         if not self.met(lane):

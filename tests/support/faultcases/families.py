@@ -14,6 +14,7 @@ from faultcases.disturbances import (
     Stale,
     Swallowed,
     TakenOver,
+    Twice,
     Unsteady,
 )
 from faultcases.scenarios import Scenario
@@ -48,6 +49,23 @@ def _at_every_write(*faults: Fault) -> Family:
     return Family(cases)
 
 
+def _at_pairs_of_writes(*faults: Fault) -> Family:
+    """Every write meets every fault, two writes a run: a case counts for both. The first one's being tried again makes
+    the second one's number one more."""
+
+    def cases(scenario: Scenario, writes: int) -> list[Case]:
+        half = (writes + 1) // 2
+        return [
+            Case(
+                f"{scenario.name}, writes {k} and {k + half}: {fault}", scenario, Twice(fault=fault, first=k, gap=half)
+            )
+            for k in range(1, half + 1)
+            for fault in faults
+        ]
+
+    return Family(cases)
+
+
 def _once(long: bool = False, **disturbances: Nothing) -> Family:
     def cases(scenario: Scenario, _: int) -> list[Case]:
         named = ((name.replace("_", " "), one) for name, one in disturbances.items())
@@ -57,8 +75,8 @@ def _once(long: bool = False, **disturbances: Nothing) -> Family:
 
 
 def _frozen(scenario: Scenario, writes: int) -> list[Case]:
-    """In the first writes and a middle one: each takes as long as a Lease lasts."""
-    numbers = sorted({1, 2, max(1, writes // (2 * len(scenario.steps)))} & set(range(1, writes + 1)))
+    """In the first write and a middle one: each takes as long as a Lease lasts."""
+    numbers = sorted({1, max(1, writes // (2 * len(scenario.steps)))} & set(range(1, writes + 1)))
     return [Case(f"{scenario.name}, write {k}: frozen", scenario, FrozenAt(number=k)) for k in numbers]
 
 
@@ -71,8 +89,8 @@ FAMILIES = {
         killed_before_the_lease=Once(kind=Kind.LEASE, fault=Kill("before")),
         killed_after_the_lease=Once(kind=Kind.LEASE, fault=Kill("after")),
     ),
-    "refused": _at_every_write(Answer(409), Answer(429, retry_after=1), Answer(500), Answer(403)),
-    "reset": _at_every_write(Abort("before"), Abort("after")),
+    "refused": _at_pairs_of_writes(Answer(409), Answer(429, retry_after=1), Answer(500), Answer(403)),
+    "reset": _at_pairs_of_writes(Abort("after")),
     "unsteady": _once(
         late_lines=Unsteady(lines=Delayed(1.5)),
         double_lines=Unsteady(lines=Duplicated()),

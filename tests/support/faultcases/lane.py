@@ -23,7 +23,7 @@ from zygote import Forked, Zygote
 WAIT_SECONDS = 60.0
 LEASE = "ryzanstein-operator"
 MERGE = "application/merge-patch+json"
-FOREIGN = (
+FOREIGN: tuple[tuple[str, Manifest], ...] = (
     ("/api/v1/namespaces/{}/configmaps", {"data": {"a": "b"}}),
     ("/api/v1/namespaces/{}/services", {"spec": {"clusterIP": "None", "selector": {"app": "foreign"}}}),
     ("/api/v1/namespaces/{}/serviceaccounts", {}),
@@ -204,9 +204,9 @@ class Lane:
         lease = self.server.get(LEASES.path(self.namespace, LEASE))
         return str(lease["spec"].get("holderIdentity") or "") if lease else ""
 
-    def mutations(self) -> list[Call]:
-        """Everything that any operator of this namespace has tried to change, but for the Lease."""
-        return self.proxy.mutations + (self._second.mutations if self._second and self._guest else [])
+    def calls(self) -> list[Call]:
+        """Of every operator of this namespace."""
+        return list(self.proxy.log) + (list(self._second.log) if self._second and self._guest else [])
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])

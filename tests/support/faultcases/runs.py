@@ -23,6 +23,7 @@ STILL_SECONDS = 3.0
 """Of a fault-free run, whose state is what all others are held to."""
 SETUP_SECONDS = 60.0
 REST_SECONDS = 30.0
+MOST_LATE_WRITES = 3
 TOLD = 25
 _COUNTED = re.compile(r"eneration$|deployment.kubernetes.io/(revision|desired-replicas|max-replicas)")
 FaultFree = tuple[list[Flat], Counter[str], tuple[str, ...]]
@@ -41,10 +42,10 @@ class Reference:
 
 @dataclass
 class Result:
-    """reached: the fault was met, so that this was a case."""
+    """met: how often the fault came about, which is the count of cases that this run was."""
 
     title: str
-    reached: bool = True
+    met: int = 1
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -69,7 +70,7 @@ def settled(objects: Objects) -> bool:
 def _rolled_out(workload: Manifest) -> bool:
     status, wanted = workload.get("status", {}), workload["spec"]["replicas"]
     current = status.get("observedGeneration") == workload["metadata"]["generation"]
-    return current and status.get("availableReplicas", 0) == wanted == status.get("replicas", 0)
+    return bool(current and status.get("availableReplicas", 0) == wanted == status.get("replicas", 0))
 
 
 def pods_wanted(service: Manifest) -> int:
@@ -83,7 +84,11 @@ def _at_rest(service: Manifest) -> bool:
     said = {one["type"]: (one["status"], one["reason"]) for one in status.get("conditions", ())}
     current = status.get("observedGeneration") == service["metadata"]["generation"]
     up = all(said.get(kind, ("", ""))[0] == "True" for kind in ("Ready", "Serving"))
-    return current and (up or said.get("Ready", ("", ""))[1] == "ModelNameTaken") and said["Progressing"][0] == "False"
+    return (
+        bool(current)
+        and (up or said.get("Ready", ("", ""))[1] == "ModelNameTaken")
+        and said["Progressing"][0] == "False"
+    )
 
 
 def _owned(objects: Objects) -> bool:
@@ -178,7 +183,7 @@ def run(lane: Lane, case: Case, reference: Reference) -> Result:
                 step(lane)
             if disturbance.same_path or index == len(scenario.steps) - 1:
                 _reach(lane, disturbance, index, reference, result)
-        result.reached = disturbance.met(lane)
+        result.met = disturbance.met(lane)
         _judge(lane, disturbance, reference, result)
         if lane.operator.status is not None:
             result.failures.append(f"the operator ended by itself with status {lane.operator.status}")
@@ -206,17 +211,21 @@ def _reach(lane: Lane, disturbance: Nothing, index: int, reference: Reference, r
         raise AssertionError("so the rest was not tried")
 
 
-def rest(lane: Lane) -> None:
-    """Wait until no write is under way and none has come for a while: Events and a last look at the endpoints follow
-    the status that was waited for. On a machine at its limits that takes its time."""
-    deadline = time.monotonic() + REST_SECONDS
-    while time.monotonic() < deadline:
-        calls = [call for call in lane.proxy.log if call.kind is not Kind.WATCH]
+def quiet(lane: Lane, seconds: float) -> list[str]:
+    """Wait for so many seconds without a write. Some may follow the state that was waited for: its Events, and a last
+    look at the endpoints; on a machine at its limits they take their time."""
+    reached, deadline = time.monotonic(), time.monotonic() + seconds + REST_SECONDS
+    while True:
+        calls = [call for call in lane.calls() if call.kind not in (Kind.WATCH, Kind.LEASE)]
         busy = any(not call.status and not call.note and call.at > lane.operator.started_at for call in calls)
-        since = max((call.at for call in calls if call.kind is not Kind.LEASE), default=0.0)
-        if not busy and time.monotonic() - since > SETTLED_SECONDS:
-            return
+        since = [call for call in calls if call.verb != "GET" and call.at > reached]
+        if not busy and time.monotonic() - max((call.at for call in since), default=reached) > seconds:
+            break
+        if time.monotonic() > deadline:
+            return ["it does not come to rest:", *(f"    {call}" for call in since[-8:])]
         time.sleep(0.1)
+    more = [call for call in since if call.kind is Kind.WRITE]
+    return [f"it wrote {len(more)} times more, though all was as it should be"] if len(more) > MOST_LATE_WRITES else []
 
 
 def _mask(disturbance: Nothing, reference: Reference, index: int) -> frozenset[str]:
@@ -227,11 +236,7 @@ def _mask(disturbance: Nothing, reference: Reference, index: int) -> frozenset[s
 
 
 def _judge(lane: Lane, disturbance: Nothing, reference: Reference, result: Result) -> None:
-    rest(lane)
-    written = len(lane.mutations())
-    time.sleep(disturbance.quiet_seconds)
-    more = lane.mutations()[written:]
-    result.failures += [f"not quiet: {call}" for call in more[:5]]
+    result.failures += quiet(lane, disturbance.quiet_seconds)
     mask = _mask(disturbance, reference, -1)
     last = difference(flatten(lane.history.now(), lane.namespace), reference.states[-1], mask)
     result.failures += [f"it did not stay: {line}" for line in last[:TOLD]]

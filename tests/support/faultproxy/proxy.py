@@ -105,7 +105,7 @@ class FaultProxy:
     # --- serving ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        server = web.Server(self._handle, handler_cancellation=True, access_log=None)  # type: ignore[arg-type]  # any answer
+        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._host.server_tls)

@@ -53,7 +53,7 @@ class Stream:
         """The next line is cut in half."""
         self._cut = how
 
-    async def run(self, upstream: ClientResponse, response: web.StreamResponse, request: web.Request) -> None:
+    async def run(self, upstream: ClientResponse, response: web.StreamResponse, request: web.BaseRequest) -> None:
         """Pass lines on until an end. `response` is prepared."""
         reading = asyncio.create_task(self._read(upstream))
         try:
