@@ -9,7 +9,7 @@ import pytest
 
 from fakeapi import refuse
 from kubectl_world import TEAM, World, ago
-from ryzanstein_kubectl.cluster import log_streams
+from ryzanstein_kubectl.cluster import log_streams, watching
 from ryzanstein_kubectl.cluster.log_streams import LogReader, Reach
 from ryzanstein_kubectl.cluster.look import Scope, pods_of
 from ryzanstein_kubectl.cluster.session import Access, Session
@@ -41,6 +41,7 @@ class Followed:
 async def follow(cluster: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Followed]:
     """Follows the service's logs from now on, after what there is."""
     monkeypatch.setattr(log_streams, "AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "PAUSE_SECONDS", 0.1)
     followed = Followed()
     session = await Session.open(Access(str(cluster.kubeconfig), "", TEAM))
     try:
