@@ -81,9 +81,10 @@ def pods_wanted(service: Manifest) -> int:
 
 def _at_rest(service: Manifest) -> bool:
     status = service.get("status", {})
-    said = {one["type"]: (one["status"], one["reason"]) for one in status.get("conditions", ())}
+    said = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    rival = any(one["reason"] == "ModelNameTaken" for one in status.get("conditions", ()))
     current = status.get("observedGeneration") == service["metadata"]["generation"]
-    up = all(said.get(kind, ("", ""))[0] == "True" for kind in ("Ready", "Serving"))
+    up = rival or (said.get("Ready"), said.get("Serving")) == ("True", "True")
     return (
         bool(current)
         and (up or said.get("Ready", ("", ""))[1] == "ModelNameTaken")
