@@ -248,13 +248,14 @@ class Operation(Wire):
     id: str = Field(max_length=64)
     """Names this operation; the next one has another."""
     type: str = Field(max_length=64)
-    """Rollout, Scale, Replace or Place."""
+    """Rollout, Replace, Scale or Place. Of replicas that are groups of several pods alone."""
     step: str = Field(max_length=64)
-    """Where it is."""
+    """Place (a group waits for nodes), Withdraw (it has waited too long), Pause (until it is tried again), Drain (a
+    group lets its requests end) or Start (it has its nodes, and is not ready so far)."""
     target: str = Field(default="", max_length=253)
-    """The replica that the step is about."""
+    """The group that the step is about."""
     tries: int = Field(default=0, ge=0)
-    """How often the step was begun."""
+    """How many groups could not be placed since one was."""
     deadline: str = Field(json_schema_extra={"format": "date-time"}, max_length=32)
     """When the step is given up, RFC 3339 in UTC."""
     message: str = Field(default="", max_length=1024)

@@ -4,12 +4,13 @@ Counts as Deployments do (never more than replicas + maxSurge, never fewer ready
 own doing), but a group that still drains counts as well: its accelerators are not free before it is gone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.decide.groups import Group
+from ryzanstein_operator.decide.operation import pause
 from ryzanstein_operator.desired import names
 
 
@@ -58,14 +59,36 @@ class Course:
     withdrawn: str = ""
 
 
-def removals(wish: Wish, groups: Sequence[Group], course: Course, now: datetime) -> tuple[Removal, ...]:
-    """Groups to end now: the broken, the withdrawn, those too many, and old ones that are no longer needed."""
+@dataclass(frozen=True)
+class Condemned:
+    """Groups that cannot become whole by themselves, with why; due: when the next of them is to be replaced."""
+
+    words: Mapping[str, str]
+    due: datetime | None
+
+
+def condemned(groups: Sequence[Group], now: datetime) -> Condemned:
+    """Which groups to replace now: at once, but for one that has just been made.
+
+    Where a lost node may not be tainted, a replacement may be put there as well; each that is left behind like that
+    doubles the pause.
+    """
+    left = sum(any(member.lost for member in group.members) for group in groups if group.leaving)
+    patience = pause(left) if left else timedelta()
+    broken = {group: group.broken(now) for group in groups if group.leaving is None}
+    found = {group.name: words for group, words in broken.items() if words and group.made + patience <= now}
+    later = [group.made + patience for group, words in broken.items() if words and group.name not in found]
+    return Condemned(found, min(later, default=None))
+
+
+def removals(wish: Wish, groups: Sequence[Group], lost: Condemned, course: Course) -> tuple[Removal, ...]:
+    """Groups to end now: the condemned, the withdrawn, those too many, and old ones that are no longer needed."""
     live = [group for group in groups if group.leaving is None]
-    found = [Removal(group, words) for group in live if (words := group.broken(now))]
+    found = [Removal(group, lost.words[group.name]) for group in live if group.name in lost.words]
     found += [
         Removal(group, "it could not be placed whole, and is withdrawn to hold nothing")
         for group in live
-        if group.name == course.withdrawn and not group.placed and not group.broken(now)
+        if group.name == course.withdrawn and not group.placed and group.name not in lost.words
     ]
     gone = {removal.group.name for removal in found}
     sound = [group for group in live if group.name not in gone]

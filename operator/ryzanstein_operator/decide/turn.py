@@ -14,7 +14,7 @@ from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.groups import Group
 from ryzanstein_operator.decide.operation import Record, Step, Type, pause, rollout_id, text_of
 from ryzanstein_operator.decide.placement import Waiting, waiting
-from ryzanstein_operator.decide.rollout import Course, Removal, Wish, creations, removals
+from ryzanstein_operator.decide.rollout import Condemned, Course, Removal, Wish, condemned, creations, removals
 from ryzanstein_operator.desired import names
 
 STALLED = timedelta(minutes=30)
@@ -51,7 +51,8 @@ def take(wish: Wish, groups: Sequence[Group], taken: frozenset[str], before: Rec
     """`taken`: names of groups that are or of which pods are left; `before`: the record that stands."""
     before = _still_meant(wish, groups, before)
     withdrawn = before.target if before is not None and before.step == Step.WITHDRAW else ""
-    live = [group for group in groups if group.leaving is None and not group.broken(now)]
+    lost = condemned(groups, now)
+    live = [group for group in groups if group.leaving is None and group.name not in lost.words]
     pending = any(group.name == withdrawn and not group.placed for group in live)
     waits = waiting([group for group in live if group.name != withdrawn], before, wish.timeout, now)
     if waits and waits.late and not pending:
@@ -62,12 +63,13 @@ def take(wish: Wish, groups: Sequence[Group], taken: frozenset[str], before: Rec
         paused=_paused(before, waits, now),
         withdrawn=withdrawn,
     )
-    remove = removals(wish, groups, course, now)
+    remove = removals(wish, groups, lost, course)
     create = creations(wish, groups, remove, taken, course, now)
     ending = {removal.group.name for removal in remove}
     waits = waiting([group for group in live if group.name not in ending], before, wish.timeout, now)
     record = _record(wish, groups, create, remove, before, waits, now)
-    return Turn(create, remove, record, _replaced(remove, now), _again(groups, record, waits, now))
+    again_at = _again([lost.due, *_moments(groups, record, waits)], now)
+    return Turn(create, remove, record, _replaced(remove, lost, now), again_at)
 
 
 def _still_meant(wish: Wish, groups: Sequence[Group], before: Record | None) -> Record | None:
@@ -207,8 +209,8 @@ def _place_words(waits: Waiting, failed: str) -> str:
     return f"{words}; {group.words}" if group.words else failed or words
 
 
-def _replaced(remove: tuple[Removal, ...], now: datetime) -> Failure | None:
-    broken = [removal for removal in remove if removal.group.broken(now)]
+def _replaced(remove: tuple[Removal, ...], lost: Condemned, now: datetime) -> Failure | None:
+    broken = [removal for removal in remove if removal.group.name in lost.words]
     if not broken:
         return None
     name, why = broken[0].group.name, broken[0].why
@@ -216,8 +218,10 @@ def _replaced(remove: tuple[Removal, ...], now: datetime) -> Failure | None:
     return Failure(time=text_of(now), reason=Reason.GROUP_REPLACED, message=words[:1024], target=name)
 
 
-def _again(groups: Sequence[Group], record: Record | None, waits: Waiting | None, now: datetime) -> datetime | None:
-    moments = [member.due for group in groups for member in group.members]
-    moments += [group.due for group in groups]
-    moments += [record.deadline if record else None, waits.deadline if waits else None]
+def _moments(groups: Sequence[Group], record: Record | None, waits: Waiting | None) -> list[datetime | None]:
+    dues = [member.due for group in groups for member in group.members] + [group.due for group in groups]
+    return [*dues, record.deadline if record else None, waits.deadline if waits else None]
+
+
+def _again(moments: Sequence[datetime | None], now: datetime) -> datetime | None:
     return min((moment for moment in moments if moment and moment > now), default=None)

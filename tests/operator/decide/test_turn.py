@@ -341,3 +341,17 @@ def test_one_pod_a_replica_has_no_use_for_a_group_s_stateful_set() -> None:
     single = service()
     stale = {**group_set(ONE), "metadata": {**group_set(ONE)["metadata"], "name": "chat-left"}}
     assert ended(plan(Observed(single, children=(stale,), services=(single,)))) == ["chat-left"]
+
+
+def test_a_replacement_that_is_put_on_the_lost_node_again_is_replaced_ever_more_slowly() -> None:
+    lost = {"node-1": "its kubelet is silent"}
+    left = group_set(ONE, 0, made=after(-900), leaving=after(-5))
+    new = group_set(ONE, 1, made=after(-9))
+    pods = [
+        group_pod(left, 0, node="node-1", due=after(100)),
+        *group_pods(new, "node-1", "node-2", ready=False, made=after(-9)),
+    ]
+    found = plan(seen(ONE, [left, new], pods, lost_nodes=lost))
+    assert (ended(found), made(found)) == ([], [])
+    assert found.again_after == 1
+    assert ended(plan(seen(ONE, [left, new], pods, lost_nodes=lost), after(1))) == [new["metadata"]["name"]]
