@@ -79,4 +79,6 @@ def _container(container: Manifest, pod: Manifest) -> Iterator[str]:
 
 def _resources(resources: Manifest) -> Iterator[str]:
     for part, names in (("requests", ("cpu", "memory")), ("limits", ("memory",))):
-        yield from (f"has no {name} in {part}" for name in names if name not in (resources.get(part) or {}))
+        # Kubernetes takes a limit for the request that is not there.
+        given = {*(resources.get(part) or ()), *(resources.get("limits") or ())}
+        yield from (f"has no {name} in {part}" for name in names if name not in given)
