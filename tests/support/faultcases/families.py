@@ -4,20 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faultcases.disturbances import (
-    FrozenAt,
     Gone,
     Halved,
     Missed,
     Nothing,
     Once,
     Outage,
-    Stale,
     Swallowed,
-    TakenOver,
     Twice,
     Unsteady,
 )
 from faultcases.scenarios import Scenario
+from faultcases.takeovers import FrozenAt, Stale, TakenOver
 from faultproxy import Abort, Answer, Delayed, Duplicated, Fault, Kill, Kind, Reordered
 
 

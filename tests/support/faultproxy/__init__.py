@@ -2,8 +2,9 @@
 
 from faultproxy.calls import Call, Kind
 from faultproxy.faults import Abort, Answer, Fault, Freeze, Kill, Rule, every, nth, on_write
+from faultproxy.host import ProxyHost
 from faultproxy.lines import Delayed, Dropped, Duplicated, Lines, Reordered
-from faultproxy.proxy import FaultProxy, ProxyHost
+from faultproxy.proxy import FaultProxy
 
 __all__ = [
     "Abort",

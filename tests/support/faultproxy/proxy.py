@@ -10,14 +10,12 @@ import json
 import os
 import signal
 import ssl
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from aiohttp import web
 
-from apiserver import ApiServer
 from faultproxy.calls import Call, Kind, kind_of
 from faultproxy.faults import Abort, Answer, Freeze, Kill, Rule
 from faultproxy.lines import Lines
@@ -25,8 +23,18 @@ from faultproxy.past import Past, Place, place_of
 from faultproxy.streams import Cut, Stream
 
 T = TypeVar("T")
-WAIT_SECONDS = 20.0
 _PASSED_ON = ("Content-Type", "Retry-After", "Warning")
+
+
+class Host(Protocol):
+    """Where a proxy runs, and how it reaches the API server."""
+
+    upstream: str
+    server_tls: ssl.SSLContext
+    loop: asyncio.AbstractEventLoop
+    session: aiohttp.ClientSession
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T: ...
 
 
 class FaultProxy:
@@ -36,7 +44,7 @@ class FaultProxy:
     rules: the first that a call meets decides. lines: what happens to each line of every watch.
     """
 
-    def __init__(self, host: "ProxyHost") -> None:
+    def __init__(self, host: Host) -> None:
         self.victim = 0
         self.killed: Callable[[], None] = lambda: None
         self.rules: list[Rule] = []
@@ -226,50 +234,3 @@ def _refusal(fault: Answer) -> web.Response:
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": fault.status, "message": message}
     headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after else {}
     return web.json_response(body, status=fault.status, headers=headers)
-
-
-class ProxyHost:
-    """The thread and event loop in which proxies run. A context manager by `proxy_host`."""
-
-    def __init__(self, server: ApiServer) -> None:
-        self.upstream = server.url
-        keys = server.directory
-        self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.server_tls.load_cert_chain(keys / "server.crt", keys / "server.key")
-        self._client_tls = ssl.create_default_context(cafile=str(keys / "ca.crt"))
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="fault-proxies", daemon=True)
-        self._proxies: list[FaultProxy] = []
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the event loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_SECONDS)
-
-    def proxy(self) -> FaultProxy:
-        """Another proxy, which listens now."""
-        made = FaultProxy(self)
-        self.call(made.start())
-        self._proxies.append(made)
-        return made
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator["ProxyHost"]:
-        self._thread.start()
-        self.call(self._open())
-        try:
-            yield self
-        finally:
-            self.call(self._close())
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(WAIT_SECONDS)
-            self.loop.close()
-
-    async def _open(self) -> None:
-        connector = aiohttp.TCPConnector(ssl=self._client_tls, limit=0)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        self.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-
-    async def _close(self) -> None:
-        await asyncio.gather(*(proxy.stop() for proxy in self._proxies))
-        await self.session.close()
-        await asyncio.sleep(0.2)  # aiohttp leaves the end of a TLS connection to the event loop
