@@ -354,10 +354,12 @@ def test_a_refusal_says_what_to_do(cluster: World, plugin: Plugin, code: int, me
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_cluster_without_the_custom_resource_is_told_to_install_it(cluster: World, plugin: Plugin) -> None:
-    message = "the server could not find the requested resource"
-    cluster.api.faults.append(refuse("GET", "/inferenceservices", 404, message))
-    assert "install the Ryzanstein chart" in plugin("status").err
+@pytest.mark.parametrize("words", [("status",), ("status", "chat"), ("logs", "chat")])
+def test_a_cluster_without_the_custom_resource_is_told_to_install_it(
+    cluster: World, plugin: Plugin, words: tuple[str, ...]
+) -> None:
+    cluster.api.faults.append(refuse("GET", "/inferenceservices", 404, "404 page not found"))
+    assert "install the Ryzanstein chart" in plugin(*words).err
 
 
 def test_a_kubeconfig_that_cannot_be_used_is_named(

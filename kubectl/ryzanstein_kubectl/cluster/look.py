@@ -103,7 +103,7 @@ async def services_of(session: Session, scope: Scope) -> tuple[Manifest, ...]:
     except ApiError as error:
         if error.status != 404:
             raise
-        if scope.name and "not found" in error.sentence:
+        if scope.name and f'"{scope.name}" not found' in error.sentence:
             where = f"namespace {scope.namespace}"
             sentence = f"There is no InferenceService {scope.name} in {where}; -n names another, -A shows all."
             raise CommandError(sentence) from error

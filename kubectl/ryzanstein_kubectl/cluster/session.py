@@ -65,9 +65,15 @@ class Session(Cluster):
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise ApiError(0, f"The answer broke off: {error or type(error).__name__}") from error
 
-    async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[str]:
-        """The lines of an answer that may go on for ever: a watch, a log that is followed. Raises ApiError."""
-        response = await self._get(path, query, aiohttp.ClientTimeout(total=None, sock_connect=10.0))
+    async def lines(
+        self, path: str, query: Mapping[str, str], *, idle_seconds: float | None = None
+    ) -> AsyncIterator[str]:
+        """The lines of an answer that may go on for ever: a watch, a log that is followed. Raises ApiError.
+
+        idle_seconds: a longer silence means that the connection is dead; None where nothing may be said for ever.
+        """
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=idle_seconds)
+        response = await self._get(path, query, limits)
         rest = b""
         try:
             async for chunk in response.content.iter_any():

@@ -25,7 +25,7 @@ async def watch_pods(session: Session, scope: Scope) -> AsyncIterator[dict[str, 
         since = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
         limit = {"timeoutSeconds": str(WATCH_SECONDS)}
         try:
-            async for line in session.lines(path, selector | since | limit):
+            async for line in session.lines(path, selector | since | limit, idle_seconds=WATCH_SECONDS + 30.0):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     break

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Sequence
+from importlib.metadata import version
 
 from ryzanstein_kubectl.commands import drain, logs, plan, status, top
 from ryzanstein_kubectl.model.errors import CommandError
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "kubectl ryzanstein", description="InferenceServices: what runs, how well, and what would change."
     )
+    made.add_argument("--version", action="version", version=version("ryzanstein"))
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         name = module.__name__.rpartition(".")[2]
@@ -78,7 +80,6 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("cluster")
     group.add_argument("-n", "--namespace", default="", help="default: that of the kubeconfig's context")
-    group.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
     group.add_argument("--context", default="", help="the kubeconfig's context to use")
     group.add_argument("--kubeconfig", default="", help="default: KUBECONFIG, else ~/.kube/config")
     common.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s")

@@ -22,6 +22,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one InferenceService; left out, all")
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
     parser.add_argument("-w", "--watch", action="store_true", help="go on showing it, live on a terminal")
     parser.add_argument(
         "--interval", type=interval, default=2.0, help="seconds from look to look, default: %(default)s"

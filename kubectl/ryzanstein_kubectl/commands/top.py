@@ -23,6 +23,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one InferenceService; left out, all")
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
     parser.add_argument("--once", action="store_true", help="print one table and end")
     parser.add_argument(
         "--interval", type=interval, default=2.0, help="seconds from read to read, default: %(default)s"
