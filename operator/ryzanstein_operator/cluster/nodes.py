@@ -17,7 +17,7 @@ from ryzanstein_operator.decide.failover import failover, lost_nodes
 from ryzanstein_operator.decide.nodes import controls, judge, seeds, suspects
 from ryzanstein_operator.decide.observed import NodeVerdict, ServiceView
 from ryzanstein_operator.decide.plan import Plan
-from ryzanstein_operator.decide.scene import Node, Scene, Seat, Tries, node_of, seats
+from ryzanstein_operator.decide.scene import Node, Scene, Seat, Tries, node_of, seat_of
 from ryzanstein_operator.settings import Settings
 
 
@@ -40,6 +40,7 @@ class NodeHealth:
         self._probe, self._now = probe, now
         self._verdicts: Mapping[str, NodeVerdict] | None = None
         self._tries: Mapping[str, Tries] = {}
+        self._known_seats: dict[tuple[str, str], Seat] = {}
         self._faults: Mapping[str, tuple[tuple[Seat, str], ...]] = {}
 
     @property
@@ -84,13 +85,23 @@ class NodeHealth:
             return None
         return Scene(
             nodes=nodes,
-            seats=seats(self._cache.all(PODS)),
+            seats=self._seats(),
             views={(key.namespace, key.name): seen for key, seen in views.items()},
             before=before,
             taints=self._settings.node_taints,
             now=now,
             tries=self._tries,
         )
+
+    def _seats(self) -> tuple[Seat, ...]:
+        """Those of all pods; of a pod that is as it was, the one of before: there may be thousands, each second."""
+        known, self._known_seats = self._known_seats, {}
+        for pod in self._cache.all(PODS):
+            if pod["spec"].get("nodeName"):
+                metadata = pod["metadata"]
+                state = (metadata["uid"], metadata["resourceVersion"])
+                self._known_seats[state] = known.get(state) or seat_of(pod)
+        return tuple(self._known_seats.values())
 
     def _nodes(self) -> Mapping[str, Node] | None:
         if not self._cache.knows_nodes:

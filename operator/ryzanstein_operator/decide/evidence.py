@@ -7,6 +7,7 @@ answers late (Lagging) is alive.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 from ryzanstein_operator.decide.scene import Place, Scene, Seat
@@ -24,13 +25,17 @@ class Sign:
     silent_seconds: float = 0.0
 
 
-def signs(scene: Scene) -> dict[str, Sign]:
-    """By node: alive if anything on it is, else for how long all of it has been silent. A node of which no gateway says
-    anything is not in it."""
+@lru_cache(maxsize=2)
+def signs(scene: Scene) -> Mapping[str, Sign]:
+    """By node: alive if anything on it is, else for how long all of it has been silent. A node where gateways miss
+    nothing is not in it."""
     views = _trusted(scene)
     leaders = {(seat.service[0], seat.group): seat for seat in scene.seats if seat.group and seat.leads}
+    missed = _missed(scene.seats, leaders, views)
     found: dict[str, Sign] = {}
     for seat in scene.seats:
+        if seat.node not in missed:
+            continue
         sign = _sign(seat, leaders, views, asks_kubelets=scene.nodes is not None)
         if sign is None:
             continue
@@ -39,7 +44,8 @@ def signs(scene: Scene) -> dict[str, Sign]:
     return found
 
 
-def faults(scene: Scene) -> dict[str, tuple[tuple[Seat, str], ...]]:
+@lru_cache(maxsize=2)
+def faults(scene: Scene) -> Mapping[str, tuple[tuple[Seat, str], ...]]:
     """By node: the pods that say that their accelerator is bad, by name, with their words. One gateway that repeats it
     is enough: it is the replica's own word. It counts only from a pod that holds one."""
     words: dict[tuple[Place, str], str] = {}
@@ -53,6 +59,15 @@ def faults(scene: Scene) -> dict[str, tuple[tuple[Seat, str], ...]]:
         if said and seat.accelerated and not seat.ending:
             found[seat.node] = (*found.get(seat.node, ()), (seat, said))
     return found
+
+
+def _missed(
+    seats: Iterable[Seat], leaders: Mapping[Place, Seat], views: Mapping[Place, tuple[ServiceView, ...]]
+) -> set[str]:
+    """The nodes of pods that a gateway tells of, or their leader: few of many, so only they are looked at closely."""
+    told = {(service, row.address) for service, seen in views.items() for row in _rows(seen)}
+    heads = ((seat.node, leaders.get((seat.service[0], seat.group), seat)) for seat in seats)
+    return {node for node, head in heads if any((head.service, ip) in told for ip in head.addresses)}
 
 
 def _rows(views: Iterable[ServiceView]) -> Iterable[ReplicaView]:

@@ -66,9 +66,9 @@ class Tries:
     last: datetime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything at one moment.
+    """Everything at one moment. One equals itself alone, so that what follows from it can be remembered.
 
     nodes: None where nodes cannot be read. views: of the gateways that have not missed their turn, by service.
     kubelets: whether each one that was asked answered; empty before any was. before: the verdicts so far. taints:
@@ -113,10 +113,11 @@ def node_of(manifest: Manifest) -> Node:
 
 def seats(pods: Iterable[Manifest]) -> tuple[Seat, ...]:
     """The pods that have a node."""
-    return tuple(_seat(pod) for pod in pods if pod["spec"].get("nodeName"))
+    return tuple(seat_of(pod) for pod in pods if pod["spec"].get("nodeName"))
 
 
-def _seat(pod: Manifest) -> Seat:
+def seat_of(pod: Manifest) -> Seat:
+    """A pod that has a node."""
     metadata, status = pod["metadata"], pod.get("status", {})
     labels = metadata.get("labels", {})
     conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
