@@ -60,7 +60,8 @@ class Loop:
         self._settings, self._cache, self._observer = settings, cache, observer
         self._executor, self._lease, self._metrics, self._demands = executor, lease, metrics, demands
         self._views, self._nodes = views, NodeHealth(cache, views, settings)
-        self._queue: WorkQueue[Key] = WorkQueue()
+        # What is over all services, routes and nodes, does not wait behind a thousand of them.
+        self._queue: WorkQueue[Key] = WorkQueue(first=lambda key: not key.namespace)
         self._refused: dict[Key, dict[Ref, str]] = {}
         self._refresh = asyncio.Event()
         self.fault = "the first list is not through"

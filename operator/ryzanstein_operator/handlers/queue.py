@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
+_Entry = tuple[float, int, KeyT]
+"""When it is due, a number that tells equal times apart, and the key."""
 
 SETTLE_SECONDS: Final = 0.1
 """An event's visit waits this long for the other events of the same change."""
@@ -39,12 +41,14 @@ class Bucket:
 
 
 class WorkQueue(Generic[KeyT]):
-    """Use within one event loop."""
+    """Use within one event loop. Keys of which `first` is true go before all others that are due."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, first: Callable[[KeyT], bool] = lambda _: False
+    ) -> None:
+        self._clock, self._first = clock, first
         self._due: dict[KeyT, float] = {}
-        self._heap: list[tuple[float, int, KeyT]] = []
+        self._heaps: tuple[list[_Entry[KeyT]], list[_Entry[KeyT]]] = ([], [])
         self._number = 0
         self._busy: set[KeyT] = set()
         self._failures: dict[KeyT, int] = {}
@@ -112,20 +116,24 @@ class WorkQueue(Generic[KeyT]):
 
     def _push(self, due: float, key: KeyT) -> None:
         self._number += 1
-        heapq.heappush(self._heap, (due, self._number, key))
+        heapq.heappush(self._heaps[0 if self._first(key) else 1], (due, self._number, key))
 
     def _until_next(self) -> float | None:
-        """Seconds until the first key is due; None if none waits. Drops entries that an earlier one has replaced."""
-        while self._heap:
-            due, _, key = self._heap[0]
-            if self._due.get(key) == due and key not in self._busy:
-                return due - self._clock()
-            heapq.heappop(self._heap)
-        return None
+        """Seconds until the first key is due; None if none waits."""
+        dues = [heap[0][0] for heap in self._heaps if self._clean(heap)]
+        return min(dues) - self._clock() if dues else None
+
+    def _clean(self, heap: "list[_Entry[KeyT]]") -> bool:
+        """Drop the entries at its head that an earlier one has replaced. Says whether one is left."""
+        while heap and (self._due.get(heap[0][2]) != heap[0][0] or heap[0][2] in self._busy):
+            heapq.heappop(heap)
+        return bool(heap)
 
     def _pop(self) -> KeyT:
-        _, _, key = heapq.heappop(self._heap)
+        now = self._clock()
+        heap = next(heap for heap in self._heaps if heap and heap[0][0] <= now)
+        _, _, key = heapq.heappop(heap)
         del self._due[key]
         self._busy.add(key)
-        self._taken[key] = self._clock()
+        self._taken[key] = now
         return key

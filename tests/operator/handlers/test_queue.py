@@ -136,6 +136,21 @@ async def test_a_thousand_keys_that_all_fail_come_back_at_a_bounded_rate(
     assert await queue.retry(1) < 1, "what was not used is saved up again"
 
 
+async def test_what_is_over_all_goes_before_a_thousand_that_wait(clock: Clock) -> None:
+    queue: WorkQueue[str] = WorkQueue(clock, first=str.isupper)
+    for number in range(1000):
+        await queue.add(f"a-{number}", 0)
+    clock.now = 1.0
+    await queue.add("ROUTES", 0.1)
+    await queue.add("NODES", 5)
+    assert await queue.take() == "a-0", "not before it is due"
+    clock.now = 1.1
+    assert await queue.take() == "ROUTES"
+    assert await queue.take() == "a-1"
+    clock.now = 7.0
+    assert await queue.take() == "NODES"
+
+
 async def test_nothing_is_remembered_of_what_is_gone(queue: WorkQueue[str]) -> None:
     await queue.retry("a")
     await queue.add("a", 0)
