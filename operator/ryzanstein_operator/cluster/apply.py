@@ -160,7 +160,7 @@ class Executor:
             outcome.again = str(error)
             return
         logger.warning("The API server refused an action", extra=extra)
-        if isinstance(action, (Apply, CreateKey, Delete)):
+        if isinstance(action, (Apply, CreateKey, Delete, PatchTaints)):
             outcome.refused[action.ref] = error.sentence
         else:
             outcome.again = str(error)

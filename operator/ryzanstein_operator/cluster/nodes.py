@@ -3,9 +3,11 @@
 Knows where each thing comes from; decides nothing. Use within one event loop.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.cache import NODES_VISIT, Cache, Key, key_of
@@ -19,6 +21,10 @@ from ryzanstein_operator.decide.observed import NodeVerdict, ServiceView
 from ryzanstein_operator.decide.plan import Plan
 from ryzanstein_operator.decide.scene import Node, Scene, Seat, Tries, node_of, seat_of
 from ryzanstein_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REFUSED_SECONDS: Final = 300.0
 
 
 def _utc_now() -> datetime:
@@ -40,6 +46,7 @@ class NodeHealth:
         self._probe, self._now = probe, now
         self._verdicts: Mapping[str, NodeVerdict] | None = None
         self._tries: Mapping[str, Tries] = {}
+        self._taints_from = datetime.min.replace(tzinfo=UTC)
         self._known_seats: dict[tuple[str, str], Seat] = {}
         self._faults: Mapping[str, tuple[tuple[Seat, str], ...]] = {}
 
@@ -51,6 +58,11 @@ class NodeHealth:
     def lost(self, service: Key) -> dict[str, str]:
         """The nodes whose pods are as good as gone for a service, and why."""
         return lost_nodes(self._verdicts or {}, self._faults, (service.namespace, service.name))
+
+    def taints_refused(self) -> None:
+        """The API server does not let us taint: do without for a while, and say of nodes what is then true."""
+        self._taints_from = self._now() + timedelta(seconds=REFUSED_SECONDS)
+        logger.warning("Nodes may not be tainted; set nodeHealth.taint in the chart, here or in the ClusterRole")
 
     async def visit(self) -> tuple[Plan, frozenset[Key]]:
         """What is to be done, and the services for which something has changed."""
@@ -88,7 +100,7 @@ class NodeHealth:
             seats=self._seats(),
             views={(key.namespace, key.name): seen for key, seen in views.items()},
             before=before,
-            taints=self._settings.node_taints,
+            taints=self._settings.node_taints and now >= self._taints_from,
             now=now,
             tries=self._tries,
         )

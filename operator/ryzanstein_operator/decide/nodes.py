@@ -172,8 +172,10 @@ def _faulty(name: str, found: _Findings) -> NodeVerdict | None:
         if taintable
         else "the node is counted on again once no replica says so"
     )
-    verdict = _kept(before, name, Reason.ACCELERATOR_FAULT, f"{seat.name}: {words.rstrip('.')}; {ending}", now)
-    return replace(verdict, lost=False, shunned=True)
+    message = f"{seat.name}: {words.rstrip('.')}; {ending}"
+    verdict = _kept(before, name, Reason.ACCELERATOR_FAULT, message, now)
+    told = verdict.message if ending in verdict.message else message
+    return replace(verdict, message=told, lost=False, shunned=True)
 
 
 def _kept(before: NodeVerdict | None, name: str, reason: Reason, message: str, now: datetime) -> NodeVerdict:

@@ -17,7 +17,7 @@ from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.nodes import NodeHealth
 from ryzanstein_operator.cluster.observe import Observer
-from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.cluster.resources import NODES, SERVICES
 from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.observed import Ref
 from ryzanstein_operator.decide.plan import Plan
@@ -207,7 +207,10 @@ class Loop:
         self._metrics.count_nodes(self._nodes.verdicts or {})
         for service in concerned:
             await self._queue.add(service)
-        return await self._carry_out(NODES_VISIT, plan, None)
+        outcome = await self._carry_out(NODES_VISIT, plan, None)
+        if any(ref.kind == NODES.kind for ref in outcome.refused):
+            self._nodes.taints_refused()
+        return outcome
 
     async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
         if plan.contains_actions():

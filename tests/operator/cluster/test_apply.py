@@ -248,3 +248,11 @@ async def test_pods_that_are_deleted_because_of_their_node_are_counted(fake_api:
     )
     counted = world.metrics.registry.get_sample_value("ryzanstein_operator_failover_deletions_total")
     assert (counted, fake_api.get("Pod", "team", "p")) == (1, None)
+
+
+async def test_who_may_not_taint_is_told_so(fake_api: FakeApi, world: World) -> None:
+    fake_api.put(node_manifest("a"))
+    fake_api.faults.append(refuse("PATCH", "/nodes/", 403, "nodes is forbidden"))
+    ref = Ref("v1", "Node", "", "a")
+    outcome = await world.executor.execute(Plan((PatchTaints(ref, "1", (), "it is lost"),)), None)
+    assert outcome.refused == {ref: "nodes is forbidden"}

@@ -1,6 +1,7 @@
 """From manifests and views to verdicts over several visits: who is asked, what is done, who hears of it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,10 +10,10 @@ from node_builders import NOW, node_manifest
 from operator_builders import SETTINGS, ready_pod, service
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.cache import Cache, Key
-from ryzanstein_operator.cluster.nodes import NodeHealth
+from ryzanstein_operator.cluster.nodes import REFUSED_SECONDS, NodeHealth
 from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
-from ryzanstein_operator.decide.plan import Delete
+from ryzanstein_operator.decide.plan import Delete, PatchTaints
 from ryzanstein_operator.decide.scene import Node
 
 GPU = "nvidia.com/gpu"
@@ -139,3 +140,21 @@ async def test_an_operator_that_takes_over_goes_on_from_the_status(silent: bool)
     assert (deleted, changed) == (["chat-a"] if silent else [], {CHAT})
     assert world.health.verdicts is not None
     assert world.health.verdicts["node-1"].lost is silent
+
+
+async def test_who_may_not_taint_does_without_for_a_while() -> None:
+    world = World()
+    world.health = NodeHealth(world.cache, world.views, replace(SETTINGS, node_taints=True), world.ask, world.now)
+
+    async def tainted() -> bool:
+        plan, _ = await world.health.visit()
+        return any(isinstance(action, PatchTaints) for action in plan.actions)
+
+    world.see(BAD)
+    assert await tainted()
+    world.health.taints_refused()
+    assert not await tainted()
+    assert "once no replica says so" in (world.health.verdicts or {})["node-1"].message
+    world.seconds = REFUSED_SECONDS
+    world.see(BAD)
+    assert await tainted()
