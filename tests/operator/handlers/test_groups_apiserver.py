@@ -1,8 +1,10 @@
 """Groups of pods under a real API server and its controllers: whole or not at all, over the operator's own deaths too.
 
-Nodes, scheduling and readiness are `fakekubelet`'s; one pod fills a node.
+Nodes, scheduling and readiness are `fakekubelet`'s; one pod fills a node, and two of the six nodes are kept back.
 """
 
+import contextlib
+import http.client
 import signal
 import time
 from collections.abc import Iterator
@@ -16,14 +18,17 @@ from fakeapi import wait_until
 from fakekubelet import FakeKubelet, fake_kubelet
 from faultcases.campaign import install_crd
 from faultcases.lane import grant
+from kubelet_door import KubeletDoor
 from operator_process import OperatorProcess
-from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_gateway.views import ReplicaView, ServiceView, State, View, encode
+from ryzanstein_operator.cluster.resources import SERVICES, cluster_rules
+from ryzanstein_worker.contract import VIEWS_PATH
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
 
 TEAM = "team"
 MERGE = "application/merge-patch+json"
-TIMEOUT = 10
+TIMEOUT, NODES, KEY = 10, 6, "a-shared-key"
 Manifest = dict[str, Any]
 
 
@@ -32,7 +37,34 @@ class World:
 
     def __init__(self, server: ApiServer, kubelet: FakeKubelet, directory: Path) -> None:
         self.server, self.kubelet, self._directory, self.lives = server, kubelet, directory, 0
+        (directory / "key").write_text(KEY)
+        self.doors = {f"node-{n}": KubeletDoor(directory / str(n), f"127.0.1.{n}") for n in range(1, NODES + 1)}
+        for name, door in self.doors.items():
+            endpoint = {"daemonEndpoints": {"kubeletEndpoint": {"Port": door.port}}}
+            server.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": endpoint}, Content_Type=MERGE)
+        self.keep_back(True)
         self.operator = self._start()
+
+    def close(self) -> None:
+        self.operator.kill()
+        for door in self.doors.values():
+            door.close()
+
+    def keep_back(self, cordoned: bool) -> None:
+        """Whether the last two nodes take no pods."""
+        for number in (NODES - 1, NODES):
+            body = {"spec": {"unschedulable": cordoned}}
+            self.server.request("PATCH", f"/api/v1/nodes/node-{number}", body, Content_Type=MERGE)
+
+    def tell(self, silent: str, since: float) -> None:
+        """A gateway says that it does not reach one pod, and one other replica it does."""
+        seconds = round(time.monotonic() - since, 1)
+        rows = (ReplicaView(silent, State.UNREACHABLE, "It does not answer health checks.", seconds),)
+        body = encode(View("gateway-a", (ServiceView(TEAM, "chat-workers", 1, rows),)))
+        connection = http.client.HTTPConnection("127.0.0.1", self.operator.demand_port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("POST", VIEWS_PATH, body, {"authorization": f"Bearer {KEY}"})
+            assert connection.getresponse().status == 200
 
     def _start(self) -> OperatorProcess:
         self.lives += 1
@@ -40,6 +72,8 @@ class World:
             "KUBECONFIG": str(self.server.kubeconfig(OPERATOR)),
             "RYZANSTEIN_NAMESPACE": TEAM,
             "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:dev",
+            "RYZANSTEIN_NODE_HEALTH": "true",
+            "RYZANSTEIN_DEMAND_KEY_FILE": str(self._directory / "key"),
             "RYZANSTEIN_POD_NAME": "one",  # the same each time, so that its own Lease does not keep it waiting
         }
         return OperatorProcess(environment, self._directory / f"operator-{self.lives}.log")
@@ -94,14 +128,29 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         install_crd(server)
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": TEAM}})
         grant(server, TEAM)
+        grant_nodes(server)
         server.start_controllers()
-        with fake_kubelet(server, nodes=4, slots=1) as kubelet:
+        with fake_kubelet(server, nodes=NODES, slots=1) as kubelet:
             made = World(server, kubelet, directory)
             try:
                 wait_until(lambda: made.operator.leads, 60, "the lead")
                 yield made
             finally:
-                made.operator.kill()
+                made.close()
+
+
+def grant_nodes(server: ApiServer) -> None:
+    """The chart's ClusterRole."""
+    rules = [
+        {"apiGroups": [rule.api_group], "resources": [rule.resource], "verbs": list(rule.verbs)}
+        for rule in cluster_rules(taints=False)
+    ]
+    path = "/apis/rbac.authorization.k8s.io/v1"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "nodes"}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
+    server.request("POST", f"{path}/clusterroles", {"metadata": {"name": "nodes"}, "rules": rules})
+    binding = {"metadata": {"name": "nodes"}, "roleRef": role, "subjects": [subject]}
+    server.request("POST", f"{path}/clusterrolebindings", binding)
 
 
 def test_a_group_comes_up_whole_and_its_first_pod_alone_is_an_endpoint(world: World) -> None:
@@ -162,10 +211,10 @@ def test_a_group_that_finds_no_nodes_is_withdrawn_and_said_until_there_are_some(
     wait_until(lambda: world.operator.leads, 30, "the lead")
     world.change("chat", replicas=3)
     wait_until(lambda: world.status("chat").get("operation", {}).get("step") == "Pause", 40, "a withdrawal")
-    assert len(world.pods()) == 4, "what was withdrawn holds nothing"
+    wait_until(lambda: len(world.pods()) == 4, 5, "the end of what was withdrawn: it holds nothing")
     said = world.condition("chat", "CapacityAvailable")
     assert (said["status"], said["reason"]) == ("False", "Unschedulable")
-    assert "0/4 nodes are available: 4 Too many pods" in said["message"]
+    assert "0/6 nodes are available: 4 Too many pods, 2 node(s) were unschedulable" in said["message"]
     assert world.condition("chat", "Ready")["status"] == "False"
     assert world.condition("chat", "Serving")["status"] == "True"
     world.change("chat", replicas=2)
@@ -180,6 +229,37 @@ def test_a_pod_that_is_killed_leaves_its_group_to_its_kubelets(world: World) -> 
     assert name in world.condition("chat", "Degraded")["message"]
     wait_until(lambda: world.at_rest("chat", 2), 30, "its return")
     assert {one["metadata"]["uid"] for one in world.groups()} == before
+
+
+def test_a_group_that_loses_a_node_is_replaced_whole_within_seconds_and_nothing_of_it_stays(world: World) -> None:
+    world.keep_back(False)
+    lost = next(pod for pod in world.pods() if pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"] == "0")
+    node, group = lost["spec"]["nodeName"], lost["metadata"]["labels"]["ryzanstein.dev/group"]
+    kept = {one["metadata"]["uid"] for one in world.groups() if one["metadata"]["name"] != group}
+    world.kubelet.cut_off_node(node)
+    world.doors[node].hang()
+    since = time.monotonic()
+
+    def replaced() -> bool:
+        world.tell(lost["status"]["podIP"], since)
+        alive = {one["metadata"]["name"] for one in world.groups() if "deletionTimestamp" not in one["metadata"]}
+        nodes = [
+            pod["spec"].get("nodeName")
+            for pod in world.pods()
+            if pod["metadata"]["labels"]["ryzanstein.dev/group"] in alive
+        ]
+        return group not in alive and len(alive) == 2 and len(nodes) == 4 and all(nodes) and node not in nodes
+
+    wait_until(replaced, 15, "another group on other nodes")
+    assert time.monotonic() - since < 10
+    assert kept < {one["metadata"]["uid"] for one in world.groups()}
+    failure = world.status("chat")["lastFailure"]
+    assert (failure["reason"], failure["target"]) == ("GroupReplaced", group)
+    wait_until(lambda: world.status("chat")["readyReplicas"] == 2, 15, "two ready groups")
+    world.doors[node].open()
+    world.kubelet.restore_node(node)
+    wait_until(lambda: world.at_rest("chat", 2), 30, "the end of what was left")
+    assert len(world.pods()) == 4
 
 
 def test_a_deleted_service_leaves_no_group_and_no_pod(world: World) -> None:
