@@ -145,6 +145,13 @@ class FaultProxy:
             self._writes += 1
             call.write = self._writes
         self.log.append(call)
+        try:
+            return await self._meet(request, call)
+        finally:
+            if not call.status:
+                call.note = call.note or "the caller has left"
+
+    async def _meet(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         body = await request.read()
         fault = next((rule.fault for rule in self.rules if rule.take(call)), None)
         call.note = str(fault or "")
@@ -160,7 +167,7 @@ class FaultProxy:
         if call.kind is Kind.WATCH:
             return await self._pass_watch(request, call)
         if call.kind is Kind.LIST:
-            place = place_of(call.path, query)
+            place = place_of(call.path, call.query)
             self._places[place] = request.headers.get("Authorization", "")
             old = self._past.answer(place) if self._past else None
             if old is not None:
