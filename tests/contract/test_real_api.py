@@ -105,6 +105,12 @@ def test_nothing_beyond_them_holds(
     assert not release.may(user, verb, group, resource, namespace=namespace)
 
 
+@pytest.mark.parametrize("verb", ["get", "list", "watch"])
+def test_the_operator_reads_nodes_and_the_gateway_does_not(release: Release, verb: str) -> None:
+    assert release.may(OPERATOR, verb, "", "nodes")
+    assert not release.may(GATEWAY, verb, "", "nodes")
+
+
 def test_the_route_table_is_written_and_watched_by_its_name_alone(release: Release) -> None:
     table = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ryzanstein-routes"}, "data": {}}
     apply: dict[str, str] = {"Content_Type": "application/apply-patch+yaml"}

@@ -28,6 +28,7 @@ NOT_READY_SECONDS: Final = 30.0
 """One that says itself that it is not ready may only be starting anew."""
 WELL_SECONDS: Final = 10.0
 SHARE: Final = 3
+AT_ONE_TIME_SECONDS: Final = 60.0
 CONTROLS: Final = 3
 _AND_SO_ARE: Final = "; and so are "
 
@@ -188,8 +189,9 @@ def _kept(before: NodeVerdict | None, name: str, reason: Reason, message: str, n
 
 def _bounded(verdicts: dict[str, NodeVerdict], found: _Findings) -> dict[str, NodeVerdict]:
     """Nothing is done about nodes that are newly found bad by what gateways say, where they would be too many."""
-    told = {name for name, verdict in verdicts.items() if verdict.reason != Reason.NODE_NOT_READY and verdict.shunned}
-    new = {name for name in told if not _acted(found.scene.before.get(name))}
+    by_views = {name: one for name, one in verdicts.items() if one.shunned and one.reason != Reason.NODE_NOT_READY}
+    new = {name for name in by_views if not _acted(found.scene.before.get(name))}
+    told = new | {name for name, verdict in by_views.items() if not _long_ago(verdict, found.scene.now)}
     ours = len({seat.node for seat in found.scene.seats} | told)
     if len(told) <= max(1, ours // SHARE):
         return verdicts | {name: replace(verdicts[name], message=_cause(verdicts[name])) for name in new}
@@ -197,6 +199,12 @@ def _bounded(verdicts: dict[str, NodeVerdict], found: _Findings) -> dict[str, No
     return verdicts | {
         name: replace(verdicts[name], lost=False, shunned=False, message=_cause(verdicts[name]) + words) for name in new
     }
+
+
+def _long_ago(verdict: NodeVerdict, now: datetime) -> bool:
+    """Whether it has nothing to do with what happens now: an accelerator stays bad until a person comes."""
+    old = now - verdict.since >= timedelta(seconds=AT_ONE_TIME_SECONDS)
+    return old and verdict.reason == Reason.ACCELERATOR_FAULT
 
 
 def _acted(before: NodeVerdict | None) -> bool:

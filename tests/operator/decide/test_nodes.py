@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from node_builders import CHAT, NOW, lost_in, node, scene, seat, verdict, view
 from ryzanstein_operator.decide.nodes import (
+    AT_ONE_TIME_SECONDS,
     NOT_READY_SECONDS,
     SHARE,
     SILENT_SECONDS,
@@ -232,6 +233,16 @@ def test_accelerators_that_fail_everywhere_at_once_are_told_of_and_nothing_more(
     rows = {pod: row(pod, "NotReady", fault="XID 79") for pod in ("a1", "b1", "c1")}
     found = judge(scene(NODES, SEATS, view("g1", 0, **rows)))
     assert {one.shunned for one in found.values()} == {False}
+    later = judge(scene(NODES, SEATS, view("g1", 0, **rows), before=found, later=10 * AT_ONE_TIME_SECONDS))
+    assert later == found
+
+
+@pytest.mark.parametrize(("seconds", "lost"), [(AT_ONE_TIME_SECONDS - 1, set()), (AT_ONE_TIME_SECONDS, {"a"})])
+def test_an_accelerator_that_broke_long_ago_keeps_no_node_from_being_given_up(seconds: float, lost: set[str]) -> None:
+    nodes = (A, B, node("c", ours="AcceleratorFault"))
+    before = {"c": verdict("c", "AcceleratorFault", shunned=True, tainted=True)}
+    looked = scene(nodes, SEATS[:2], view("g1", 1, a1="Unreachable"), silent=("a",), before=before, taints=True)
+    assert lost_in(replace(looked, now=NOW + timedelta(seconds=seconds))) == lost
 
 
 def test_an_operator_that_begins_knows_what_the_one_before_it_knew() -> None:
