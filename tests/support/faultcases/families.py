@@ -30,10 +30,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Family:
-    """cases: for a scenario and the number of its writes. long: started first, because each takes a while."""
+    """cases: for a scenario and the number of its writes. long: started first, because each takes a while. not_for:
+    scenarios that have no such case."""
 
     cases: Callable[[Scenario, int], list[Case]]
     long: bool = False
+    not_for: tuple[str, ...] = ()
 
 
 def _at_every_write(*faults: Fault) -> Family:
@@ -64,12 +66,12 @@ def _at_pairs_of_writes(*faults: Fault) -> Family:
     return Family(cases)
 
 
-def _once(long: bool = False, **disturbances: Nothing) -> Family:
+def _once(long: bool = False, not_for: tuple[str, ...] = (), **disturbances: Nothing) -> Family:
     def cases(scenario: Scenario, _: int) -> list[Case]:
         named = ((name.replace("_", " "), one) for name, one in disturbances.items())
         return [Case(f"{scenario.name}: {name}", scenario, one) for name, one in named]
 
-    return Family(cases, long)
+    return Family(cases, long, not_for)
 
 
 def _frozen(scenario: Scenario, writes: int) -> list[Case]:
@@ -97,8 +99,9 @@ FAMILIES = {
     "missed": _once(all_missed=Missed()),
     "gone": _once(gone=Gone()),
     "halved": _once(halved_and_reset=Halved(how="abort"), halved_and_ended=Halved(how="end", may_end=True)),
-    "stale": _once(an_old_list=Stale()),
-    "taken-over": _once(long=True, taken_over=TakenOver()),
+    # "start" is itself the start of an operator, in the place of one that had run.
+    "stale": _once(not_for=("start",), an_old_list=Stale()),
+    "taken-over": _once(long=True, not_for=("start",), taken_over=TakenOver()),
     "frozen": Family(_frozen, long=True),
     "swallowed": _once(long=True, swallowed=Swallowed()),
     "away": _once(
