@@ -17,7 +17,7 @@ from ryzanstein_operator.decide.plan import Action, Delete, PatchTaints, Plan
 from ryzanstein_operator.decide.scene import Node, Place, Scene, Seat, Tries
 from ryzanstein_worker.contract import TAINT_UNHEALTHY
 
-FIRST_PAUSE_SECONDS: Final = 5.0
+FIRST_PAUSE_SECONDS: Final = 2.0
 LONGEST_PAUSE_SECONDS: Final = 120.0
 FORGIVEN_SECONDS: Final = 600.0
 LOOK_SECONDS: Final = 1.0

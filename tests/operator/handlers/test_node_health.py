@@ -45,7 +45,8 @@ class World:
             self.patch_node(name, {"taints": [PERSONS]})
         key = directory / "key"
         key.write_text(KEY)
-        environment = {
+        self._log = directory / "operator.log"
+        self._environment = {
             "KUBECONFIG": str(server.kubeconfig(OPERATOR)),
             "RYZANSTEIN_NAMESPACE": TEAM,
             "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:dev",
@@ -54,9 +55,15 @@ class World:
             "RYZANSTEIN_NODE_HEALTH": "true",
             "RYZANSTEIN_NODE_TAINTS": "true",
         }
-        self.operator = OperatorProcess(environment, directory / "operator.log")
+        self.operator = OperatorProcess(self._environment, self._log)
         self.silent: dict[str, float] = {}
         """Addresses that gateways do not reach, and since when."""
+
+    def restart(self) -> None:
+        """The operator is killed, and another takes its place."""
+        self.operator.kill()
+        self.operator = OperatorProcess(self._environment, self._log)
+        wait_until(lambda: self.operator.leads, 60, "the lead of the next operator")
 
     def close(self) -> None:
         self.operator.kill()
@@ -213,7 +220,11 @@ def test_a_node_that_dies_loses_its_replica_to_another_within_seconds_and_gets_i
     world.until(lambda: world.condition("Degraded") == "False AsExpected", 10, "a whole service")
     (unhealthy,) = world.status()["unhealthyNodes"]
     assert (unhealthy["name"], unhealthy["reason"]) == (node, "NodeUnreachable")
-    assert world.metric("unhealthy_nodes{") == 1
+    assert (world.metric("unhealthy_nodes{"), world.metric("failover_deletions_total")) == (1, 1), "one pod, once"
+
+    world.restart()
+    world.until(lambda: world.metric("unhealthy_nodes{") == 1, 10, "what the next operator knows")
+    assert world.status()["unhealthyNodes"] == [unhealthy]
 
     world.doors[node].open()
     world.kubelet.restore_node(node)
@@ -221,8 +232,7 @@ def test_a_node_that_dies_loses_its_replica_to_another_within_seconds_and_gets_i
     world.until(lambda: world.taints(node) == {PERSONS["key"]: "yes"}, 25, "the taint's removal")
     world.until(lambda: not world.status().get("unhealthyNodes"), 10, "the status' word")
     world.until(lambda: {"NodeUnhealthy", "NodeRecovered"} <= world.events(), 10, "the Events")
-    assert world.metric("failover_deletions_total") == 1, "one pod, once"
-    assert world.metric("unhealthy_nodes{") == 0
+    assert (world.metric("unhealthy_nodes{"), world.metric("failover_deletions_total")) == (0, 0)
     assert not [record for record in world.operator.records() if record["level"] == "error"]
 
 
