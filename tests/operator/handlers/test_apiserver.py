@@ -18,7 +18,10 @@ from fakeapi import wait_until
 from operator_process import OperatorProcess
 from ryzanstein_operator.api.crd import render
 from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, SERVICES, role_rules
+from ryzanstein_operator.desired import route_table
+from ryzanstein_operator.desired.gateway import routes_config_map
 from ryzanstein_operator.desired.names import CHILD_KINDS
+from ryzanstein_operator.settings import Settings
 from tcpproxy import TcpProxy
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
@@ -245,6 +248,20 @@ def test_a_connection_that_has_silently_died_is_replaced(
         # The watch's own limit for silence is 70 s.
         wait_until(lambda: whole(server), 90, "the children")
         assert operator.process.poll() is None
+
+
+def test_a_route_table_that_grows_too_long_for_text_leaves_no_text_behind(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"model": "chat", "namespace": TEAM, "service": "chat-workers"}]
+    settings = Settings(namespace=RELEASE, worker_image="w")
+    for most in (route_table.PLAIN_BYTES, 0, route_table.PLAIN_BYTES):
+        monkeypatch.setattr(route_table, "PLAIN_BYTES", most)
+        path = f"/api/v1/namespaces/{RELEASE}/configmaps/long"
+        table = routes_config_map(rows, settings)
+        live = server.apply(path, table | {"metadata": table["metadata"] | {"name": "long"}}, manager="ryzanstein")
+        assert ("data" in live, "binaryData" in live) == (most > 0, most == 0)
+        assert route_table.unpack(live) == rows
 
 
 def test_the_operator_waits_for_its_crd(tmp_path: Path) -> None:
