@@ -50,7 +50,7 @@ async def operated(
                     name = world.service(index)["metadata"]["name"]
                     figures.changes.append(await phases.single_change(api, name, world.REPLICAS + 1))
                 await phases.rest(api)
-                figures.quiet_writes, figures.quiet_cpu = await phases.quiet(api, quiet, operator)
+                await phases.quiet(api, quiet, operator, figures)
             with world.operator(server, "two", resync) as operator:
                 return figures, await phases.restart(api, operator, services, resync)
 

@@ -53,9 +53,9 @@ class Operated:
     writes: dict[str, int]
     visits: measure.Visits
     peak: int
-    settled: int = 0
     changes: list[float] = field(default_factory=list)
     quiet_writes: dict[str, int] = field(default_factory=dict)
+    quiet_own_writes: int = 0
     quiet_cpu: float = 0.0
 
 
@@ -120,12 +120,15 @@ async def single_change(api: Api, name: str, replicas: int) -> float:
 _MERGE: Final = "application/merge-patch+json"
 
 
-async def quiet(api: Api, seconds: float, operator: OperatorProcess) -> tuple[dict[str, int], float]:
-    """The writes that the API server takes from anyone within `seconds`, and the processor time of the operator."""
-    before, cpu = measure.server_writes(await api.metrics()), measure.cpu_seconds(operator.process.pid)
+async def quiet(api: Api, seconds: float, operator: OperatorProcess, figures: Operated) -> None:
+    """The writes that the API server takes within `seconds`, from anyone and from the operator, and the processor time
+    of the operator, into `figures`."""
+    before, own = measure.server_writes(await api.metrics()), operator.writes
+    cpu = measure.cpu_seconds(operator.process.pid)
     await asyncio.sleep(seconds)
-    after = measure.server_writes(await api.metrics())
-    return _grown(before, after), measure.cpu_seconds(operator.process.pid) - cpu
+    figures.quiet_writes = _grown(before, measure.server_writes(await api.metrics()))
+    figures.quiet_own_writes = operator.writes - own
+    figures.quiet_cpu = measure.cpu_seconds(operator.process.pid) - cpu
 
 
 async def restart(api: Api, operator: OperatorProcess, services: int, resync: float) -> Start:

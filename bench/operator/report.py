@@ -30,8 +30,8 @@ def operated(count: int, found: Operated, quiet_seconds: float) -> str:
             f"P50 {visits.quantile(0.5) * 1000:.1f} ms, P99 {visits.quantile(0.99) * 1000:.0f} ms",
             f"  memory at its peak: {found.peak / _MIB:.0f} MiB",
             f"  one change in one service, until its write: {usual * 1000:.0f} ms (worst {worst * 1000:.0f} ms)",
-            f"  writes by anyone in {quiet_seconds:.0f} s of quiet: {sum(found.quiet_writes.values())} "
-            f"({_listed(found.quiet_writes)}); processor {found.quiet_cpu / quiet_seconds:.1%}",
+            f"  its writes in {quiet_seconds:.0f} s of quiet: {found.quiet_own_writes} (by anyone: "
+            f"{_listed(found.quiet_writes)}); processor {found.quiet_cpu / quiet_seconds:.1%}",
         )
     )
 
