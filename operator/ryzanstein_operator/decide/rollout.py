@@ -145,17 +145,10 @@ def _outdated(wish: Wish, sound: Sequence[Group], course: Course) -> list[Remova
     old = [group for group in sound if group.revision != wish.revision]
     floor = wish.replicas - (max(1, wish.unavailable) if course.in_place else wish.unavailable)
     serving = min(sum(group.ready for group in latest), wish.replicas)
-    spare = len(old) + serving - floor
-    ready = serving + sum(group.ready for group in old)
-    found = []
-    for group in sorted(old, key=lambda group: (group.ready, group.placed, group.made, group.name)):
-        if spare <= 0 or (group.ready and ready - 1 < floor):
-            break
-        spare, ready = spare - 1, ready - group.ready
-        why = (
-            "it is drained to make room for the new revision"
-            if course.in_place
-            else f"revision {wish.revision} is wanted"
-        )
-        found.append(Removal(group, why))
-    return found
+    spare = max(0, len(old) + serving - floor)
+    why = f"revision {wish.revision} is wanted"
+    if course.in_place:
+        why = f"{why}, and there are no nodes for a group of it beside this one"
+    # In this order those that serve go only once the others have, so at least `floor` are left that do.
+    ordered = sorted(old, key=lambda group: (group.ready, group.placed, group.made, group.name))
+    return [Removal(group, why) for group in ordered[:spare]]

@@ -192,6 +192,43 @@ def test_an_exchange_of_a_pod_in_good_time_starts_no_clock() -> None:
     assert group.waits_since == after(70)
 
 
+def two_halves(first: float, second: float, **operation: Any) -> Observed:
+    """Two groups that wait for nodes: the first has got one, the second none. Seconds: when each was made."""
+    groups = [group_set(TWO, 0, made=after(first)), group_set(TWO, 1, made=after(second))]
+    pods = [group_pod(groups[0], rank, node=("node-1", "")[rank], made=after(first)) for rank in (0, 1)]
+    pods += [group_pod(groups[1], rank, made=after(second)) for rank in (0, 1)]
+    live = under_way(TWO, **{"id": "scale-3-2", "step": "Place", "tries": 0, **operation})
+    return seen(live, groups, pods)
+
+
+def test_of_two_that_wait_the_one_nearer_to_whole_is_kept_and_gets_time_of_its_own() -> None:
+    names_ = [group_set(TWO, number)["metadata"]["name"] for number in (0, 1)]
+    both = two_halves(-700, -700, target=names_[0], deadline=stamp(after(-100)))
+    assert record(plan(both))["target"] == names_[1]
+    assert ended(plan(told(both))) == [names_[1]]
+    alone = told(told(both))
+    alone = replace(alone, children=alone.children[:-1], pods=alone.pods[:2])
+    found = plan(alone)
+    assert ended(found) == []
+    assert (record(found)["step"], record(found)["target"]) == ("Place", names_[0])
+    assert record(found)["deadline"] == stamp(after(600))
+    assert ended(plan(told(alone), after(599))) == []
+
+
+def test_what_is_written_down_is_done_before_anything_else_is_written_down() -> None:
+    names_ = [group_set(TWO, number)["metadata"]["name"] for number in (0, 1)]
+    both = two_halves(-700, -700, step="Withdraw", target=names_[0], tries=1, deadline=stamp(after(10)))
+    assert ended(plan(both)) == [names_[0]]
+
+
+def test_after_a_failure_groups_are_not_made_to_compete_for_nodes() -> None:
+    three = under_way(grouped(replicas=3), id="scale-3-3", tries=1, deadline=stamp(NOW))
+    assert len(made(plan(seen(three)))) == 1
+    waits = [group_pod(group_set(ONE), rank, made=NOW) for rank in (0, 1)]
+    assert made(plan(seen(three, [group_set(ONE)], waits))) == []
+    assert len(made(plan(seen(three, [group_set(ONE)], group_pods(group_set(ONE), "a", "b", ready=False))))) == 1
+
+
 # --- rolled out ------------------------------------------------------------------------------------------------
 
 
