@@ -61,7 +61,7 @@ SCENARIOS = {
         Scenario("scale", (_create(replicas=2),), (_change(replicas=4), _change(replicas=1))),
         Scenario("template", (_create(replicas=2),), (_change(engine={"maxNumSeqs": 5}),)),
         Scenario("model", (_create(replicas=2),), (_change(model={"uri": "hf://org/model", "revision": "v1"}),)),
-        Scenario("recreate", (_create(replicas=2),), (_recreate,)),
+        Scenario("recreate", (_create(replicas=2),), (_change(replicas=3), _recreate)),
         Scenario("delete", (_create(replicas=2),), (_delete(),)),
         Scenario("routes", (), ROUTES),
         Scenario(

@@ -24,8 +24,9 @@ class Stale(Nothing):
     @contextlib.contextmanager
     def around(self, lane: Lane, step: int, last: bool) -> Iterator[None]:
         if step == 0:
-            lane.past = lane.proxy.record()
             lane.kill()
+        if last:  # what the earlier steps asked for is still to be done in the old picture
+            lane.past = lane.proxy.record()
         yield
         if last:
             lane.proxy.lag(lane.past)
