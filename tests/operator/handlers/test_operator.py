@@ -11,11 +11,14 @@ from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
 from node_builders import node_manifest
-from ryzanstein_operator.cluster import heartbeat
+from ryzanstein_operator.cluster import heartbeat, views
 from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_operator.decide.observed import ServiceView
 from ryzanstein_operator.desired.names import CHILD_KINDS, child_name
+from ryzanstein_operator.doorbell import Heard
+from ryzanstein_operator.gateway_view import GatewayView, Told
 from ryzanstein_operator.handlers import loop as loop_module
 from ryzanstein_operator.handlers import queue as queue_module
 from ryzanstein_operator.handlers import run
@@ -365,3 +368,22 @@ async def test_many_services_that_all_fail_do_not_flood_the_api_server(
         await asyncio.sleep(seconds)
         tries, past = calls_of(fake_api, "/deployments") - before, time.monotonic() - started
     assert 1 <= tries <= rate * past + burst, "each would try five times a second by itself"
+
+
+@pytest.mark.slow
+async def test_what_gateways_see_stands_in_the_status_for_as_long_as_they_go_on_saying_it(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "FRESH_SECONDS", 3.0)
+    told = GatewayView("gateway-0", (Told("team", "chat", ServiceView("gateway-0", 1)),))
+    strange = GatewayView("gateway-0", (Told("team", "none-of-ours", ServiceView("gateway-0", 1)),))
+    async with running(cluster, settings) as operator:
+        fake_api.put(a_service())
+        await until(lambda: conditions(fake_api).get("Serving", {}).get("status") == "False")
+        await until_quiet(fake_api)
+        said = asyncio.to_thread(operator.hear_view, told)
+        assert await said is Heard.LEADING
+        await until(lambda: conditions(fake_api)["Serving"]["message"] == "1 replica answers requests")
+        await until(lambda: conditions(fake_api)["Serving"]["status"] == "False")
+        assert await asyncio.to_thread(operator.hear_view, strange) is Heard.LEADING
+        assert await until_quiet(fake_api) == await until_quiet(fake_api)
