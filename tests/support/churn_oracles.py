@@ -111,6 +111,8 @@ def _of_conditions(service: Manifest, *, first: bool) -> list[str]:
             found.append(f"{kind} is {said[kind]['status']} {said[kind]['reason']}: {said[kind]['message']}")
     if status["readyReplicas"] != wanted:
         found.append(f"{status['readyReplicas']} of {wanted} replicas are said to be ready")
+    if status.get("operation"):
+        found.append(f"{status['operation']['type']} goes on: {status['operation']['message']}")
     if expected["Serving"] and not said["Serving"]["message"].startswith(f"{wanted} "):
         found.append(f"of {wanted} replicas, {said['Serving']['message']}")
     return found

@@ -95,15 +95,13 @@ class Observer:
         return self._cache.get(ROUTES, self._settings.namespace, contract.ROUTES_CONFIG_MAP)
 
     async def _still_there(self, service: Manifest) -> bool:
-        """Asked before anything is made: the watch may tell of a service's end after that of its children."""
+        """Asked before anything is made: the watch may tell of a service's end after that of its children.
+
+        The cache is left as it is: only what the watch finds changed there wakes those whom it concerns as well.
+        """
         metadata = service["metadata"]
         live = await self._read(SERVICES, metadata["namespace"], metadata["name"])
-        if live is not None and live["metadata"].get("uid") == metadata.get("uid"):
-            return True
-        self._cache.drop(service)
-        if live is not None:
-            self._cache.put(live)  # the watch wakes its visit
-        return False
+        return live is not None and bool(live["metadata"].get("uid") == metadata.get("uid"))
 
     @staticmethod
     def _missing(service: Manifest, known: set[tuple[Kind, str]]) -> list[Ref]:

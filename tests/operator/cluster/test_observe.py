@@ -13,6 +13,7 @@ from ryzanstein_operator.cluster.observe import Observer, selectors
 from ryzanstein_operator.cluster.resources import LEASES, NODES, PODS, ROUTES, SERVICES
 from ryzanstein_operator.decide.scene import node_of
 from ryzanstein_operator.desired import names
+from ryzanstein_operator.handlers.news import Haste, take_in
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
 
@@ -185,15 +186,18 @@ async def test_nothing_is_made_for_a_service_whose_end_the_watch_has_not_told(
     fake_api: FakeApi, cluster: Cluster, settings: Settings
 ) -> None:
     fake_api.put(a_service("chat"))
-    observer = Observer(cluster, Cache(), settings)
+    cache = Cache()
+    observer = Observer(cluster, cache, settings)
     await observer.refresh()
+    former = fake_api.get(SERVICES.kind, "team", "chat")
+    assert former is not None
     fake_api.delete(SERVICES.kind, "team", "chat")
     assert await observer.observe(CHAT, {}) is None
-    fake_api.put(a_service("chat"))
-    await observer.refresh()
-    fake_api.delete(SERVICES.kind, "team", "chat")
-    fake_api.put(a_service("chat"))  # another one of its name
+    another = fake_api.put(a_service("chat"))
     assert await observer.observe(CHAT, {}) is None
+    # The watch tells of both, late: the route table and those who claim the model name have to hear of it.
+    assert (ROUTES_VISIT, Haste.PACED) in take_in(cache, "DELETED", former)
+    assert (ROUTES_VISIT, Haste.PACED) in take_in(cache, "ADDED", another)
     assert await observer.observe(CHAT, {}) is not None
 
 
