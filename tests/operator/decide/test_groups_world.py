@@ -312,7 +312,7 @@ def befall(seen: GroupWorld, watcher: Watcher, what: str, number: int) -> None:
             seen.nodes[node] = number
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     steps=st.lists(STEPS, min_size=2, max_size=12),
     nodes=st.integers(2, 5),

@@ -287,6 +287,12 @@ def test_without_spare_capacity_the_oldest_is_drained_first_and_nothing_is_made_
     assert (len(made(third)), ended(third)) == (1, [])
 
 
+def test_a_group_of_which_no_pod_is_seen_may_be_getting_them_right_now() -> None:
+    live = grouped(disruption={"maxSurge": 0, "maxUnavailable": 1})
+    found = plan(seen(live, [group_set(BEFORE)]))
+    assert (len(ended(found)), made(found)) == (1, [])
+
+
 def test_a_newer_spec_begins_with_surge_again() -> None:
     newest = grouped(replicas=2, engine={"maxNumSeqs": 64})
     live = {**newest, "status": in_place(TWO)["status"]}
