@@ -39,7 +39,9 @@ class _Replay:
             return
         self.objects[state.ident] = state.manifest
         if state.kind == "InferenceService":
-            self.uids[state.ident[1]] = state.manifest["metadata"]["uid"]
+            name, spec = state.ident[1], state.manifest["spec"]
+            self.uids[name] = state.manifest["metadata"]["uid"]
+            self.most[name] = max(self.most.get(name, 0), spec.get("replicas", 1))
         for name in self.uids:
             if any(_is_ready(pod) for pod in pods_of(self.objects, name)):
                 self.ready_at[name] = state.at
@@ -84,9 +86,8 @@ def _no_replica_too_many(replay: _Replay, _: Manifest | None, state: State) -> I
         if kind == state.kind and _service_of(one) == service and "deletionTimestamp" not in one["metadata"]
     ]
     count = len(mates) if state.kind == "StatefulSet" else sum(one["spec"]["replicas"] for one in mates)
-    replay.most[service] = max(replay.most.get(service, 0), owner["spec"].get("replicas", 1))
     deployment = replay.objects.get(("Deployment", service), {"spec": {}})["spec"]
-    wanted = max(owner["spec"].get("replicas", 1), deployment.get("replicas", 0), replay.most[service])
+    wanted = max(owner["spec"].get("replicas", 1), deployment.get("replicas", 0), replay.most.get(service, 0))
     most = wanted + owner["spec"].get("disruption", {}).get("maxSurge", 1)
     if count > most:
         yield f"{service} has {count} replicas, more than {most}"
