@@ -25,7 +25,7 @@ from spec_strategies import Spec, refusal, specs
 from zygote import zygote
 
 LANES = int(os.environ.get("RYZANSTEIN_CHURN_LANES", "5"))
-SEQUENCES = int(os.environ.get("RYZANSTEIN_CHURN_SEQUENCES", "24"))
+SEQUENCES = int(os.environ.get("RYZANSTEIN_CHURN_SEQUENCES", "20"))
 STEPS = 8
 ACTIONS = {name for name in vars(Play) if not name.startswith("_")} - {"judge"}
 
