@@ -41,6 +41,8 @@ FORGET_SECONDS: Final = 1.0
 SIGHT_SECONDS: Final = 0.05
 """A visit to the nodes waits less than one to a service: those want to know what came of it."""
 LEAD_POLL_SECONDS: Final = 0.2
+FAILED_SECONDS: Final = 5.0
+"""The least time between a visit that failed in part and the next that only the clock asks for."""
 
 
 class Loop:
@@ -217,7 +219,9 @@ class Loop:
             logger.info("Carrying out a plan", extra={"key": str(key), "actions": list(plan.details)})
         outcome = await self._executor.execute(plan, about)
         if plan.again_after is not None:
-            await self._queue.add(key, plan.again_after)
+            # A moment that has come does not press what has just failed: that has a backoff of its own.
+            failed = bool(outcome.again or outcome.refused)
+            await self._queue.add(key, max(plan.again_after, FAILED_SECONDS if failed else 0.0))
         return outcome
 
     async def _settle(self, key: Key, outcome: Outcome) -> str:

@@ -11,11 +11,14 @@ from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
 from node_builders import node_manifest
+from ryzanstein_operator.api.inference_service import InferenceService
+from ryzanstein_operator.api.wire import parse
 from ryzanstein_operator.cluster import heartbeat, views
 from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.decide.observed import ServiceView
+from ryzanstein_operator.desired.groups import stateful_set
 from ryzanstein_operator.desired.names import CHILD_KINDS, child_name
 from ryzanstein_operator.doorbell import Heard
 from ryzanstein_operator.gateway_view import GatewayView, Told
@@ -84,6 +87,23 @@ def table(api: FakeApi) -> str:
 def conditions(api: FakeApi, name: str = "chat") -> dict[str, Manifest]:
     service = api.get(SERVICES.kind, "team", name) or {}
     return {condition["type"]: condition for condition in service.get("status", {}).get("conditions", [])}
+
+
+async def test_a_deadline_that_has_passed_presses_no_write_that_is_refused(
+    fake_api: FakeApi, cluster: Cluster, settings: Settings
+) -> None:
+    fake_api.faults.append(refuse("PATCH", "/status", 403, "inferenceservices/status is forbidden"))
+    live = fake_api.put(a_service(parallelism={"tensor": 2, "nodes": 2}))
+    group = stateful_set(parse(InferenceService, live), settings, 0)
+    fake_api.put(group)
+    late = {"id": f"scale-{live['metadata']['generation']}-1", "type": "Scale", "step": "Place", "tries": 0}
+    late |= {"target": group["metadata"]["name"], "deadline": "2026-01-01T00:00:10Z", "message": ""}
+    fake_api.put({**live, "status": {"operation": late}})
+    async with running(cluster, settings):
+        await until(lambda: [call for call in fake_api.writes() if call.path.endswith("/status")])
+        await asyncio.sleep(2)
+        assert len([call for call in fake_api.writes() if call.path.endswith("/status")]) <= 4
+        assert fake_api.get("StatefulSet", "team", group["metadata"]["name"]), "ended before it was written down"
 
 
 async def test_a_service_gets_its_children_and_a_status_and_then_all_is_quiet(
