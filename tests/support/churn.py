@@ -113,4 +113,15 @@ def draw_sequences(count: int, steps: int) -> Sequence[tuple[Step, ...]]:
             suppress_health_check=list(HealthCheck),
         ),
     )
-    return sorted(drawn, key=lambda sequence: len({step.action for step in sequence}), reverse=True)[:count]
+    chosen: list[tuple[Step, ...]] = []
+    seen: set[str] = set()
+    while drawn and len(chosen) < count:  # what adds a kind of step first, then what has many
+        best = max(drawn, key=lambda one: (len(_kinds(one) - seen), len(_kinds(one))))
+        drawn.remove(best)
+        chosen.append(best)
+        seen |= _kinds(best)
+    return chosen
+
+
+def _kinds(sequence: Sequence[Step]) -> set[str]:
+    return {step.action for step in sequence}
