@@ -12,11 +12,25 @@ from ryzanstein_operator.decide.conditions import Verdict, verdicts
 from ryzanstein_operator.decide.facts import Facts
 from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.plan import EmitEvent
+from ryzanstein_operator.decide.pods import worst
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.gateway import service_url
 from ryzanstein_operator.settings import Settings
 
 _MESSAGE_LIMIT = 1024
+_FAILURES = (
+    Reason.OUT_OF_MEMORY,
+    Reason.MODEL_UNUSABLE,
+    Reason.DOWNLOAD_FAILING,
+    Reason.CRASH_LOOP,
+    Reason.RESTARTING,
+    Reason.REPLICA_UNREACHABLE,
+    Reason.NODE_NOT_READY,
+    Reason.NODE_UNREACHABLE,
+    Reason.ACCELERATOR_FAULT,
+)
+"""What happened to a replica that ran or tried to, and is worth remembering when it is over. One that waits for
+something has not failed, nor has one that is slow."""
 
 
 def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -> Status:
@@ -36,7 +50,7 @@ def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -
         model=ServedModel(name=facts.service.model_name, uri=facts.service.spec.model.uri) if facts.service else None,
         nodes=sorted({node for worker in facts.ready for node in (worker.node, *worker.companions) if node}),
         operation=_operation(live, facts),
-        last_failure=_last_failure(live, facts),
+        last_failure=_last_failure(live, facts, now),
         unhealthy_nodes=list(facts.unhealthy_nodes),
         conditions=conditions,
     )
@@ -50,10 +64,23 @@ def _operation(live: Manifest, facts: Facts) -> Operation | None:
     return record.to_wire() if record else None
 
 
-def _last_failure(live: Manifest, facts: Facts) -> Failure | None:
-    """The one that has just been seen; told again, it keeps its first time."""
-    before, new = old_failure(live), facts.turn.failure if facts.turn else None
+def _last_failure(live: Manifest, facts: Facts, now: datetime) -> Failure | None:
+    """The one that has just been seen; told again, it keeps its first time. What became of a group outweighs what one
+    of its pods said."""
+    before = old_failure(live)
+    new = (facts.turn.failure if facts.turn else None) or _pod_failure(facts, now)
     return new if new and not _told_before(new, before) else before
+
+
+def _pod_failure(facts: Facts, now: datetime) -> Failure | None:
+    """Of the replicas that failed the one whose trouble is gravest."""
+    failed = [(one.name, one.trouble) for one in facts.workers if one.trouble and one.trouble.reason in _FAILURES]
+    gravest = worst(trouble for _, trouble in failed)
+    if gravest is None:
+        return None
+    target = next(name for name, trouble in failed if trouble == gravest)
+    words = gravest.message[:_MESSAGE_LIMIT]
+    return Failure(time=operation.text_of(now), reason=gravest.reason, message=words, target=target)
 
 
 def failure_events(live: Manifest, failure: Failure | None) -> Iterator[EmitEvent]:

@@ -122,3 +122,16 @@ def test_events_tell_of_changes_and_of_each_cause_once(before: Observed, now: Ob
 
 def test_the_first_visit_of_a_healthy_beginning_makes_no_noise() -> None:
     assert [event for event in events(Observed(TWO)) if event.startswith("Warning")] == []
+
+
+def test_the_last_failure_is_remembered_when_it_is_over_and_keeps_its_first_time() -> None:
+    seen = status_in(reconcile(KILLED, SETTINGS, NOW))["lastFailure"]
+    assert (seen["reason"], seen["target"]) == ("Restarting", "b")
+    again, over = after(KILLED, KILLED), after(KILLED, WELL)
+    assert not [action for action in reconcile(again, SETTINGS, LATER).actions if isinstance(action, PatchStatus)]
+    assert status_in(reconcile(over, SETTINGS, LATER))["lastFailure"] == seen
+
+
+def test_a_replica_that_waits_for_a_node_has_not_failed() -> None:
+    waiting = settled(TWO, ready_pod(TWO, "a"), unscheduled_pod(TWO, "0/2 nodes are available", "b"))
+    assert "lastFailure" not in status_in(reconcile(waiting, SETTINGS, NOW))
