@@ -21,6 +21,8 @@ _MERGE_KEYS = {
     "topologySpreadConstraints": "topologyKey",
     "conditions": "type",
 }
+# Maps that Kubernetes replaces whole (map-type "atomic"): a key beside ours selects other pods, or none.
+_ATOMIC_MAPS = ("selector", "podSelector", "namespaceSelector", "labelSelector", "matchLabels", "nodeSelector")
 _QUANTITIES = ("requests", "limits", "sizeLimit")
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -36,6 +38,9 @@ def differences(live: Any, desired: Any, path: str = "") -> Iterator[str]:
     if live is None and desired in _EMPTY:
         return  # the server stores no empty values
     if isinstance(desired, dict) and isinstance(live, dict):
+        if field in _ATOMIC_MAPS and any(live[key] not in _EMPTY for key in live.keys() - desired.keys()):
+            yield path
+            return
         amounts = field in _QUANTITIES
         for key, value in desired.items():
             if not (amounts and _same_quantity(live.get(key), value)):

@@ -100,6 +100,12 @@ def test_a_hole_torn_into_the_network_policy_is_closed() -> None:
     assert applies(plan(torn)) == ["NetworkPolicy"]
 
 
+def test_a_label_put_beside_ours_in_a_selector_is_taken_out() -> None:
+    """It would select no pod, and the service would serve nothing."""
+    observed = changed(settled(LIVE), "Service", lambda child: child["spec"]["selector"].update({"app": "another"}))
+    assert applies(plan(told(observed))) == ["Service"]
+
+
 def test_a_field_that_is_no_longer_wanted_is_taken_away_without_a_word_of_drift() -> None:
     before = service(template={"nodeSelector": {"pool": "gpu"}})
     observed = replace(settled(LIVE, ready_pod(LIVE)), children=live_children(before))
