@@ -5,12 +5,16 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from ryzanstein_worker import contract
 
 logger = logging.getLogger("ryzanstein_operator")
 
+LAST_SECONDS: Final = 10.0
+"""From the operator's end to that of its process, at most."""
 _EPILOG = (
     "commands:\n  plan   print what the operator would do for a file\n  crds   write the custom resource definitions"
 )
@@ -49,6 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+async def _to_the_end(serving: Coroutine[Any, Any, None]) -> None:
+    """What hangs when all else has ended must not keep a process that does nothing any more."""
+    try:
+        await serving
+    finally:
+        last = threading.Timer(LAST_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
+
+
 def _run(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator import logs
     from ryzanstein_operator.cluster.client import ApiError
@@ -58,7 +72,7 @@ def _run(host: str, port: int, demand_port: int) -> int:
 
     try:
         logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
-        asyncio.run(serve(Settings.from_environment(os.environ), host, port, demand_port))
+        asyncio.run(_to_the_end(serve(Settings.from_environment(os.environ), host, port, demand_port)))
     except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})
         return 1

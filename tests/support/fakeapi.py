@@ -252,7 +252,7 @@ class FakeApi:
         if uid and (known is None or known["metadata"]["uid"] != uid):
             return _status(409, "uid mismatch")
         if must_be_new and known is not None:
-            return _status(409, f'{resource.plural} "{name}" already exists')
+            return _status(409, f'{resource.plural} "{name}" already exists', "AlreadyExists")
         if subresource == "status":
             if known is None:
                 return _status(404, f'{resource.plural} "{name}" not found')
@@ -348,8 +348,9 @@ def _labelled(labels: dict[str, str], part: str) -> bool:
     return key in labels and (not equals or labels[key] == value)
 
 
-def _status(code: int, message: str, **headers: str) -> web.Response:
-    return web.json_response({"kind": "Status", "code": code, "message": message}, status=code, headers=headers)
+def _status(code: int, message: str, reason: str = "", **headers: str) -> web.Response:
+    body = {"kind": "Status", "code": code, "message": message, "reason": reason}
+    return web.json_response(body, status=code, headers=headers)
 
 
 def refuse(method: str, path_part: str, code: int, message: str, *, times: int = 1_000_000, **headers: str) -> Fault:

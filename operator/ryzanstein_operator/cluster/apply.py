@@ -65,18 +65,25 @@ class Executor:
         self._metrics, self._leading = metrics, leading
 
     async def execute(self, plan: Plan, about: Manifest | None) -> Outcome:
-        """Try every action in order; one that fails keeps no later one from being tried. Raises NotLeadingError.
+        """Try every action in order; one that fails keeps only those from being tried that say so. Raises
+        NotLeadingError.
 
         about: the live object that the Plan's Events speak of.
         """
         outcome = Outcome()
+        failed: set[Ref] = set()
         for action in plan.actions:
             if not self._leading():
                 raise NotLeadingError
+            if isinstance(action, Apply) and action.after in failed:
+                failed.add(action.ref)
+                continue
             try:
                 await self._do(action, about)
             except ApiError as error:
                 self._failed(action, error, outcome)
+                if not isinstance(action, EmitEvent):
+                    failed.add(action.ref)
             # A long plan must not keep the loop's other tasks, the Lease first of all, from their turn.
             await asyncio.sleep(0)
         return outcome
@@ -131,7 +138,7 @@ class Executor:
         try:
             await self._cluster.call("POST", path, action.manifest | {"data": {KEY: value}}, query=query)
         except ApiError as error:
-            if not error.conflict:
+            if error.reason != "AlreadyExists":
                 raise
             return
         self._metrics.writes.labels(action.ref.kind, "create").inc()

@@ -32,11 +32,13 @@ _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/to
 
 
 class ApiError(Exception):
-    """The API server refused, or could not be reached (status 0). `sentence` is its own message."""
+    """The API server refused, or could not be reached (status 0). `sentence` is its own message, `reason` its word for
+    the cause, such as AlreadyExists, where it gives one."""
 
-    def __init__(self, status: int, sentence: str, retry_after: float = 0.0) -> None:
+    def __init__(self, status: int, sentence: str, retry_after: float = 0.0, reason: str = "") -> None:
         super().__init__(f"{status}: {sentence}" if status else sentence)
         self.status = status
+        self.reason = reason
         self.sentence = sentence
         self.retry_after = retry_after
 
@@ -148,7 +150,9 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, f"The API server cannot be reached: {error or type(error).__name__}") from error
         if not 200 <= answer.status < 300:
-            raise ApiError(answer.status, _sentence(text, answer.reason), _retry_after(answer.headers))
+            told = _status(text)
+            sentence = str(told.get("message") or _words(text) or answer.reason or "no reason given")[:1000]
+            raise ApiError(answer.status, sentence, _retry_after(answer.headers), str(told.get("reason") or ""))
         return _manifest(text)
 
 
@@ -162,13 +166,17 @@ def _manifest(text: bytes) -> Manifest:
     return decoded
 
 
-def _sentence(text: bytes, reason: str | None) -> str:
-    """The message of a v1 Status, else what the answer says, shortened: a proxy's page may be long."""
+def _status(text: bytes) -> Manifest:
+    """The v1 Status in an answer; empty where it is something else, such as a proxy's page."""
     try:
-        message = json.loads(text).get("message")
-    except (ValueError, AttributeError):
-        message = text.decode(errors="replace")
-    return str(message or reason or "no reason given")[:1000]
+        decoded: Any = json.loads(text)
+    except ValueError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _words(text: bytes) -> str:
+    return "" if _status(text) else text.decode(errors="replace")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -70,13 +70,14 @@ class Observer:
         self._cache.knows_nodes = True
 
     async def observe(self, visit: Key, refused: Mapping[Ref, str]) -> Observed | None:
-        """What a visit may look at; None if the service is gone. Raises ApiError."""
+        """What a visit may look at; None if the service is gone or another than known: the watch tells of it, and that
+        is the next visit. Raises ApiError."""
         service = self._cache.get(SERVICES, visit.namespace, visit.name)
         if service is None:
             return None
         children = [child for resource in CHILDREN for child in self._cache.of(resource, visit)]
         missing = self._missing(service, {_place_of_kind(child) for child in children})
-        if missing and not await self._still_there(service):
+        if missing and not await self._is_latest(service):
             return None
         return Observed(
             service=service,
@@ -94,14 +95,15 @@ class Observer:
     def routes(self) -> Manifest | None:
         return self._cache.get(ROUTES, self._settings.namespace, contract.ROUTES_CONFIG_MAP)
 
-    async def _still_there(self, service: Manifest) -> bool:
-        """Asked before anything is made: the watch may tell of a service's end after that of its children.
+    async def _is_latest(self, service: Manifest) -> bool:
+        """Asked before anything is made: the watch may tell of a service's end after that of its children, and a list
+        may be of the past.
 
         The cache is left as it is: only what the watch finds changed there wakes those whom it concerns as well.
         """
         metadata = service["metadata"]
         live = await self._read(SERVICES, metadata["namespace"], metadata["name"])
-        return live is not None and bool(live["metadata"].get("uid") == metadata.get("uid"))
+        return live is not None and all(live["metadata"].get(key) == metadata.get(key) for key in ("uid", "generation"))
 
     @staticmethod
     def _missing(service: Manifest, known: set[tuple[Kind, str]]) -> list[Ref]:

@@ -44,8 +44,9 @@ def actions(
             yield Delete(Ref.of(pod), pod["metadata"]["uid"], f"its group {group_name(pod)} is gone")
     if chosen.create or any(_misses_key(pod, now) for pod in observed.pods):
         yield CreateKey(key_secret(service), "the pods of a group know one another by it")
+    key = Ref.of(key_secret(service))
     for index in chosen.create:
-        yield Apply(stateful_set(service, settings, index), None, f"{service.spec.replicas} replicas are wanted")
+        yield Apply(stateful_set(service, settings, index), None, f"{service.spec.replicas} replicas are wanted", key)
 
 
 def standing(observed: Observed, service: InferenceService, settings: Settings) -> tuple[Manifest, ...]:

@@ -18,6 +18,8 @@ class Apply:
     manifest: Manifest
     uid: str | None
     why: str
+    after: Ref | None = None
+    """Not tried where the action on that object has just failed."""
 
     @property
     def ref(self) -> Ref:
@@ -109,7 +111,7 @@ Action = Apply | CreateKey | Delete | PatchTaints | PatchStatus | EmitEvent
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions in the order to carry them out. One that fails does not keep the later ones from being tried.
+    """Actions in the order to carry them out. One that fails keeps only those from being tried that come `after` it.
 
     again_after: seconds until time itself may change what is to be done; None where only an event can.
     """

@@ -28,6 +28,8 @@ INACTIVITY_SECONDS: Final = 70.0
 """The API server sends a bookmark a minute: a stream that is silent for longer is dead, and kopf opens another."""
 IDLE_SECONDS: Final = 0.2
 """kopf holds a task and a queue for each object that it has seen an event of, for so long after the last one."""
+END_SECONDS: Final = 5.0
+"""For kopf to end its tasks, once one of them has ended."""
 _BACKOFFS: Final = (0.5, 1.0, 2.0, 3.0, 5.0)
 
 
@@ -140,7 +142,13 @@ async def watch(
     )
     # kopf has taken the signals to itself; but the Lease must be given back before the watchers end.
     handle_signals(stop)
-    await kopf.run_tasks(tasks, ignored=before)
+    running = asyncio.create_task(kopf.run_tasks(tasks, ignored=before), name="kopf")
+    await asyncio.wait([running, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    # When one of its tasks has failed, kopf waits for all others to end: if need be for ever, and watches nothing.
+    await asyncio.wait([running], timeout=END_SECONDS)
+    for task in (running, *tasks):
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 def handle_signals(stop: asyncio.Event) -> None:

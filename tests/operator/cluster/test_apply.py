@@ -213,6 +213,18 @@ async def test_a_key_that_may_not_be_made_is_told(fake_api: FakeApi, world: Worl
     assert outcome.refused == {Ref.of(KEY): "secrets is forbidden"}
 
 
+@pytest.mark.parametrize("code", [403, 409, 500])
+async def test_what_waits_for_a_key_is_not_made_without_it(fake_api: FakeApi, world: World, code: int) -> None:
+    fake_api.faults.append(refuse("POST", "/secrets", code, "not now"))
+    plan = Plan((CreateKey(KEY, "a group is made"), Apply(ACCOUNT, None, "it is missing", after=Ref.of(KEY))))
+    outcome = await world.executor.execute(plan, None)
+    assert outcome.refused or outcome.again
+    assert fake_api.get("ServiceAccount", "team", "chat") is None
+    fake_api.faults.clear()
+    await world.executor.execute(plan, None)
+    assert fake_api.get("ServiceAccount", "team", "chat") is not None
+
+
 async def test_an_object_on_its_way_out_is_in_the_picture_as_such(fake_api: FakeApi, world: World) -> None:
     live = fake_api.put(ACCOUNT)
     world.cache.put(live)

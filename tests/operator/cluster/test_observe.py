@@ -201,6 +201,16 @@ async def test_nothing_is_made_for_a_service_whose_end_the_watch_has_not_told(
     assert await observer.observe(CHAT, {}) is not None
 
 
+async def test_nothing_is_made_by_a_spec_of_the_past(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
+    fake_api.put(a_service("chat"))
+    observer = Observer(cluster, Cache(), settings)
+    await observer.refresh()
+    fake_api.put(a_service("chat") | {"spec": {"model": {"uri": "demo://"}, "replicas": 5}})
+    assert await observer.observe(CHAT, {}) is None
+    await observer.refresh()
+    assert await observer.observe(CHAT, {}) is not None
+
+
 async def test_a_kind_that_may_not_be_listed_is_named(fake_api: FakeApi, cluster: Cluster, settings: Settings) -> None:
     fake_api.faults.append(refuse("GET", "/poddisruptionbudgets", 403, "poddisruptionbudgets is forbidden"))
     with pytest.raises(ApiError, match="poddisruptionbudgets"):

@@ -1,11 +1,15 @@
 """kopf is a watcher and nothing more: every timeout set, no finalizer, no annotation, endless backoff."""
 
+import asyncio
 import itertools
+from typing import Any
 
 import kopf
+import pytest
 
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.observe import LIST_CHUNK
+from ryzanstein_operator.handlers import watch
 from ryzanstein_operator.handlers.watch import Backoffs, kopf_settings, scopes
 from ryzanstein_operator.settings import Settings
 
@@ -59,3 +63,28 @@ async def test_no_handler_that_would_write_is_registered(settings: Settings, clu
         assert not handlers._changing.get_all_handlers()
         assert not handlers._spawning.get_all_handlers()
         assert not handlers._indexing.get_all_handlers()
+
+
+async def test_a_watch_that_failed_ends_the_operator_though_kopf_waits_for_its_other_tasks(
+    settings: Settings, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ryzanstein_operator.cluster.heartbeat import Freshness
+    from ryzanstein_operator.handlers.loop import Loop
+
+    async def fails() -> None:
+        raise ValueError("half a line")
+
+    async def spawn(**_: Any) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(fails()), asyncio.create_task(asyncio.sleep(60))]
+
+    async def wait_for_all(tasks: list[asyncio.Task[None]], **_: Any) -> None:
+        await asyncio.wait(tasks)
+
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn)
+    monkeypatch.setattr(kopf, "run_tasks", wait_for_all)
+    monkeypatch.setattr(watch, "END_SECONDS", 0.1)
+    loop: Loop = object.__new__(Loop)  # only registered with, never called
+    stop = asyncio.Event()
+    async with asyncio.timeout(5):
+        with pytest.raises(ValueError, match="half a line"):
+            await watch.watch(scopes(settings)[0], cluster, settings, loop, Freshness(), stop)
