@@ -4,13 +4,17 @@ A thread, because an event loop that is stuck must be told by an answer that say
 """
 
 import json
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Any, Self
 
 from ryzanstein_worker import contract
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,7 @@ class HealthServer:
     """Serves `contract.HEALTH_LIVE`, `HEALTH_READY` and `METRICS`. A context manager."""
 
     def __init__(self, probes: Probes, host: str, port: int) -> None:
-        self._server = ThreadingHTTPServer((host, port), _handler(probes))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), _handler(probes))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     @property
@@ -50,6 +53,15 @@ class HealthServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that has hung up meanwhile, as on a process that was frozen, is no fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            logger.exception("an answer failed")
 
 
 def _handler(probes: Probes) -> type[BaseHTTPRequestHandler]:

@@ -121,8 +121,7 @@ class WorkerGroup:
         command += ["--node-rank", str(node_rank), "--master-addr", "127.0.0.1", "--master-port", str(self.port)]
         command += ["--host", f"127.0.0.{node_rank + 1}", "--port", "0", "--health-port", "0", "--grpc-port", "0"]
         command += ["--served-model-name", MODEL_NAME, "--dtype", "float32", "--device", "cpu", *flags]
-        log = self._directory / f"termination-{node_rank}"
-        log.unlink(missing_ok=True)
+        log = self._directory / f"termination-{secrets.token_hex(4)}"
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",

@@ -1,6 +1,9 @@
 """Probes and metrics answer from their own thread, and say why when they fail."""
 
 import json
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 
@@ -40,3 +43,24 @@ def test_metrics_are_the_operators_own() -> None:
     assert 'ryzanstein_operator_services{condition="Ready",status="False"} 1.0' in text
     assert 'status="True"' not in text  # a condition that no service has any more is not reported
     assert "python_info" not in text
+
+
+def test_a_caller_that_hangs_up_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def live() -> Answer:
+        asked.set()
+        gone.wait(5)
+        return Answer("x" * 1_000_000)
+
+    with HealthServer(Probes(live, Answer, Metrics().render), "127.0.0.1", 0) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
+            caller.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert asked.wait(5)
+        gone.set()
+        assert ask(server.port, "/health/ready")[0] == 200
+        threads = [one for one in threading.enumerate() if "process_request_thread" in one.name]
+        for thread in threads:
+            thread.join(5)
+    assert "Traceback" not in capfd.readouterr().err

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.local import Wire
-from ryzanstein_worker.engine.meeting import call, pause
+from ryzanstein_worker.engine.meeting import Address, call, pause
 from ryzanstein_worker.engine.node_frames import (
     Attach,
     FromHead,
@@ -49,6 +49,7 @@ class Caller:
         self._key = key
         self._settings = settings
         self.obstacle = "it was not called yet"  # why it could not be joined the last time
+        self._head: Address | None = None  # where it was joined: a name server that is away must not end a group
 
     async def join(self) -> Joined:
         """For as long as it takes. Raises ConfigError where it is refused for ever."""
@@ -77,7 +78,9 @@ class Caller:
 
     async def _try(self) -> Joined:
         """Raises ChannelClosedError, ConfigError."""
+        self._head = None
         sock, codec = await self._call(self._settings)
+        self._head = (sock.family, sock.getpeername()[:2])
         interface = interface_of(sock.getsockname()[0])
         channel = await HeadChannel.open(sock, codec)
         signing = asyncio.create_task(self._sign(channel))
@@ -103,7 +106,7 @@ class Caller:
             await asyncio.sleep(sign_seconds(self._config))
 
     async def _call(self, first: Join | Attach) -> tuple[socket.socket, _Codec]:
-        sock, seal = await call(self._group, self._key)
+        sock, seal = await call(self._group, self._key, self._head)
         codec: _Codec = SealedCodec(FromHead, seal)
         try:
             await send_one(sock, codec, first)

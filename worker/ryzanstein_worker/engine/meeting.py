@@ -44,11 +44,15 @@ async def listen(group: GroupConfig) -> socket.socket:
             await pause()  # the name may still be that of the pod before this one
 
 
-async def call(group: GroupConfig, key: bytes) -> tuple[socket.socket, Seal]:
-    """A connection to node rank 0, which has shown the key. Raises ChannelClosedError with what stood in the way."""
+async def call(group: GroupConfig, key: bytes, at: Address | None = None) -> tuple[socket.socket, Seal]:
+    """A connection to node rank 0, which has shown the key. Raises ChannelClosedError with what stood in the way.
+
+    at: where it is known to be; None: where its name leads now.
+    """
     try:
         async with asyncio.timeout(CALL_SECONDS):
-            sock = await _connect(await _resolve(group.master_addr, group.master_port))
+            found = [at] if at is not None else await _resolve(group.master_addr, group.master_port)
+            sock = await _connect(found)
             try:
                 return sock, await introduce(sock, key)
             except BaseException:

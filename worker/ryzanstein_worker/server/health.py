@@ -9,12 +9,13 @@ to know all at once; it is 200 as long as the process answers. Knows no requests
 import asyncio
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -213,6 +214,11 @@ class HealthServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that has hung up meanwhile, as on a process that was frozen, is no fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            _log.exception("an answer failed")
 
 
 class _Handler(BaseHTTPRequestHandler):
