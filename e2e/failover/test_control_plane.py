@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster_view import KubectlError, Nodes, Release
-from faults import EAT_MEMORY, Story, pod_name, restarts, unharmed
+from faults import EAT_MEMORY, FEWER_REQUESTS, Story, pod_name, restarts, unharmed
 from stories import until
 
 AWAY_SECONDS = 120
@@ -32,12 +32,12 @@ def runs(story: Story, seqs: int) -> bool:
 
 def test_an_operator_out_of_memory(steady: Story) -> None:
     victim = leader(steady.release)
-    with steady.under_load("OOMKill of the leading operator") as watched:
+    with steady.under_load("OOMKill of the leading operator", FEWER_REQUESTS) as watched:
         watched.struck()
         steady.release.run_until_killed(victim, "operator", EAT_MEMORY)
         change(steady, 40)
         watched.within(240, "change carried out", lambda: runs(steady, 40))
-    unharmed(watched.seen)
+    unharmed(watched)
     assert steady.release.get("pod", victim)["status"]["containerStatuses"][0]["restartCount"] == 1
 
 
@@ -45,7 +45,7 @@ def test_two_operators_at_once(steady: Story) -> None:
     """The one that leads is frozen past its Lease and goes on then: it must see that it leads no more."""
     frozen = leader(steady.release)
     sets = len(steady.cluster.items("replicasets", ""))
-    with steady.under_load("the leading operator frozen for 22 s") as watched:
+    with steady.under_load("the leading operator frozen for 22 s", FEWER_REQUESTS) as watched:
         watched.struck()
         steady.release.signal(frozen, "operator", "ryzanstein_operator", signal.SIGSTOP)
         change(steady, 41)
@@ -54,7 +54,7 @@ def test_two_operators_at_once(steady: Story) -> None:
         steady.release.signal(frozen, "operator", "ryzanstein_operator", signal.SIGCONT)
         watched.within(240, "change carried out", lambda: runs(steady, 41))
         steady.cluster.wait_ready(steady.model, 180)
-    unharmed(watched.seen)
+    unharmed(watched)
     assert leader(steady.release) != frozen
     assert len(steady.cluster.items("replicasets", "")) <= min(sets + 1, 3), "a revision that nobody asked for"
 
@@ -80,7 +80,7 @@ def answers(story: Story) -> bool:
 def test_no_api_server_for_two_minutes(steady: Story, nodes: Nodes) -> None:
     control_plane = steady.release.items("nodes", "node-role.kubernetes.io/control-plane")[0]
     before = {pod_name(pod): restarts(pod) for pod in steady.cluster.pods(steady.model)}
-    with steady.under_load("no API server for 120 s") as watched:
+    with steady.under_load("no API server for 120 s", FEWER_REQUESTS) as watched:
         watched.struck()
         with without_api_server(nodes, pod_name(control_plane)):
             until(60, "the API server is gone", lambda: not answers(steady))
@@ -94,5 +94,5 @@ def test_no_api_server_for_two_minutes(steady: Story, nodes: Nodes) -> None:
             60, "operator at work again", lambda: steady.condition("Progressing")["observedGeneration"] == generation
         )
         watched.within(300, "change carried out", lambda: runs(steady, 42))
-    unharmed(watched.seen)
+    unharmed(watched)
     assert after == before, "the workers were left alone"

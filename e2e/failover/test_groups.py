@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from faults import Story, Watched, pod_name, restarts, uids, unharmed
+from faults import FEWER_REQUESTS, Story, Watched, pod_name, restarts, uids, unharmed
 from ryzanstein_worker.contract import LABEL_GROUP, LABEL_POD_INDEX
 from stories import Manifest, until
 
@@ -32,13 +32,13 @@ def restarts_in(pair: Story, group: str) -> list[int]:
 def test_a_rank_of_a_group(pair: Story, number: signal.Signals) -> None:
     group, (_, follower) = group_of(pair)
     before, others = restarts_in(pair, group), uids(pair.cluster.pods(pair.model))
-    with pair.under_load(f"{number.name} of a rank of a two-pod group") as watched:
+    with pair.under_load(f"{number.name} of a rank of a two-pod group", FEWER_REQUESTS) as watched:
         watched.struck()
         pair.cluster.signal(pod_name(follower), "worker", "engine.rank", number)
         told(pair, watched, group)
         watched.within(120, "both pods restarted", lambda: all(n > 0 for n in _more(restarts_in(pair, group), before)))
         pair.cluster.wait_ready(pair.model, 180)
-    unharmed(watched.seen)
+    unharmed(watched)
     assert _more(restarts_in(pair, group), before) == [1, 1], "the whole group starts anew, and once"
     assert uids(pair.cluster.pods(pair.model)) == others, "no pod was exchanged for it"
 
@@ -50,19 +50,19 @@ def _more(after: list[int], before: list[int]) -> list[int]:
 def test_an_evicted_pod_of_a_group(pair: Story) -> None:
     _, (_, follower) = group_of(pair)
     uid = follower["metadata"]["uid"]
-    with pair.under_load("a pod of a two-pod group deleted") as watched:
+    with pair.under_load("a pod of a two-pod group deleted", FEWER_REQUESTS) as watched:
         watched.struck()
         pair.cluster.kubectl("delete", "pod", pod_name(follower), "--wait=false")
         watched.within(180, "replaced", lambda: uid not in uids(pair.cluster.pods(pair.model)))
         until(240, "the group is whole", lambda: pair.status()["readyReplicas"] == 2)
-    unharmed(watched.seen)
+    unharmed(watched)
 
 
 def test_a_rollout_of_groups(pair: Story) -> None:
     old = uids(pair.cluster.pods(pair.model))
-    with pair.under_load("a rollout of two-pod groups") as watched:
+    with pair.under_load("a rollout of two-pod groups", FEWER_REQUESTS) as watched:
         watched.struck()
         pair.cluster.patch(pair.model, {"spec": {"engine": {"maxNumSeqs": 48}}})
         watched.within(400, "old groups gone", lambda: not old & uids(pair.cluster.pods(pair.model)))
         pair.cluster.wait_ready(pair.model, 180)
-    unharmed(watched.seen)
+    unharmed(watched)

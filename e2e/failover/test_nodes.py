@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from cluster_view import Nodes
-from faults import Story, Watched, pod_name, uids, unharmed
+from faults import FEWER_REQUESTS, Story, Watched, pod_name, uids, unharmed
 from stories import until
 
 DETECTED_SECONDS = 20.0
@@ -84,7 +84,7 @@ def test_a_lost_node(spread: Story, nodes: Nodes, how: str) -> None:
         watched.struck()
         with broken(nodes, node, how):
             healed(spread, watched, node, before, DETECTED_SECONDS)
-    unharmed(watched.seen)
+    unharmed(watched)
     assert spread.migrations() > moved, "no stream had to be continued"
     back(spread, node)
 
@@ -92,7 +92,7 @@ def test_a_lost_node(spread: Story, nodes: Nodes, how: str) -> None:
 def test_a_stopped_kubelet(spread: Story, nodes: Nodes) -> None:
     """Its pods go on and serve; only Kubernetes can tell, after its own time."""
     node, before = clear(spread), uids(spread.cluster.pods(spread.model))
-    with spread.under_load("a kubelet stopped") as watched:
+    with spread.under_load("a kubelet stopped", FEWER_REQUESTS) as watched:
         watched.struck()
         nodes.docker("exec", node, "systemctl", "stop", "kubelet")
         try:
@@ -100,7 +100,7 @@ def test_a_stopped_kubelet(spread: Story, nodes: Nodes) -> None:
         finally:
             nodes.docker("exec", node, "systemctl", "start", "kubelet")
             nodes.wait_ready(node, 180)
-    unharmed(watched.seen)
+    unharmed(watched)
     back(spread, node)
 
 
@@ -113,4 +113,4 @@ def test_a_drained_node(spread: Story) -> None:
             spread.release.kubectl(*drain)
     finally:
         spread.release.kubectl("uncordon", node)
-    unharmed(watched.seen)
+    unharmed(watched)
