@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster_view import Nodes
+from cluster_view import Nodes, Release
 from faults import FEWER_REQUESTS, Story, Watched, pod_name, uids, unharmed
 from stories import until
 
@@ -41,6 +41,20 @@ def clear(story: Story) -> str:
     finally:
         release.kubectl("uncordon", node)
     return node
+
+
+def apart(release: Release) -> None:
+    """The gateways are on two nodes again, as the chart spreads them, after `clear` has moved them to one."""
+
+    def spread() -> bool:
+        release.wait_gateway(180)
+        pods = release.gateways()
+        if len({pod["spec"]["nodeName"] for pod in pods}) == 2:
+            return True
+        release.kubectl("delete", "pod", pod_name(pods[0]))
+        return False
+
+    until(300, "the gateways are on two nodes", spread)
 
 
 @contextmanager
@@ -105,6 +119,7 @@ def test_a_stopped_kubelet(spread: Story, nodes: Nodes) -> None:
 
 
 def test_a_drained_node(spread: Story) -> None:
+    apart(spread.release)
     node = str(spread.servers()[0]["spec"]["nodeName"])
     try:
         with spread.under_load("a drain") as watched:
