@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ryzanstein_operator.gateway_view import SERVICE_SUFFIX, GatewayView, read_view
+from ryzanstein_operator.gateway_view import GatewayView, read_view
 from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def read_word(body: bytes) -> Word:
     if type(waiting) is not int or not 0 < waiting <= MAX_WAITING:
         raise ValueError("waiting must be a positive integer.")
     namespace, service, sender = (str(text) for text in texts)
-    return Word(namespace, service.removesuffix(SERVICE_SUFFIX), waiting, sender)
+    return Word(namespace, service.removesuffix(contract.SUFFIX_WORKERS), waiting, sender)
 
 
 def key_matches(authorization: str, key_file: Path) -> bool:

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
+from ryzanstein_worker.contract import SUFFIX_WORKERS
 
-SERVICE_SUFFIX = "-workers"
-"""Of the Service that routes name; before it stands the InferenceService's name."""
 _Name = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -70,5 +69,5 @@ def _told(sender: str, one: _Service) -> Told:
         ReplicaView(row.address.strip("[]"), row.state, row.reason, row.seconds, row.accelerator_fault)
         for row in one.replicas
     )
-    name = one.service.removesuffix(SERVICE_SUFFIX)
+    name = one.service.removesuffix(SUFFIX_WORKERS)
     return Told(one.namespace, name, ServiceView(sender, one.sound, replicas))

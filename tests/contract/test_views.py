@@ -14,7 +14,6 @@ from ryzanstein_gateway.routes import Route, RouteTable
 from ryzanstein_gateway.telling import Teller
 from ryzanstein_gateway.views import ReplicaView, ServiceView, State, View, encode
 from ryzanstein_gateway.vitals import Outcome, Status
-from ryzanstein_operator import gateway_view
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.doorbell import Doorbell, Heard
 from ryzanstein_operator.gateway_view import GatewayView, read_view
@@ -44,7 +43,8 @@ def test_names_and_lengths_are_agreed_on() -> None:
     heard = read_view(encode(view))
     assert len(encode(view)) <= 1024 * 1024
     assert len(heard.services) == 4000
-    assert SUFFIX_WORKERS == gateway_view.SERVICE_SUFFIX
+    assert {one.service for one in heard.services} == {f"s{index}" for index in range(4000)}
+    assert names.workers_service("chat") == f"chat{SUFFIX_WORKERS}"
     assert names.group_service("chat") == f"chat{SUFFIX_GROUP}"
 
 

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide import operation, turn
-from ryzanstein_operator.decide.groups import group_name, groups_of, moment, strays
+from ryzanstein_operator.decide.groups import group_name, groups_of, strays
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, CreateKey, Delete
 from ryzanstein_operator.decide.rollout import Wish
+from ryzanstein_operator.decide.times import moment
 from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.children import revision

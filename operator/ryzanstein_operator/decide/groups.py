@@ -5,11 +5,12 @@ A pod belongs to a group by its owner's UID, never by its name: one of an older 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide import steps
 from ryzanstein_operator.decide.observed import Observed
+from ryzanstein_operator.decide.times import moment
 from ryzanstein_operator.desired import names
 from ryzanstein_worker.contract import LABEL_GROUP
 
@@ -190,8 +191,3 @@ def _name(pod: Manifest) -> str:
 def _in_order(pod: Manifest) -> tuple[int, str]:
     """The tenth after the second: their names differ in the number at the end alone."""
     return len(_name(pod)), _name(pod)
-
-
-def moment(text: str) -> datetime:
-    """A time as the API writes it, RFC 3339. Raises ValueError."""
-    return datetime.fromisoformat(text).astimezone(UTC)

@@ -16,6 +16,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.evidence import Sign, faults, signs
 from ryzanstein_operator.decide.observed import NodeVerdict
 from ryzanstein_operator.decide.scene import NODE_REASONS, Node, Scene, Seat, alike
+from ryzanstein_operator.decide.times import moment
 from ryzanstein_worker.contract import TAINT_UNHEALTHY
 
 SILENT_SECONDS: Final = 3.0
@@ -60,7 +61,7 @@ def seeds(services: Iterable[Manifest], nodes: Mapping[str, Node], now: datetime
     for service in services:
         for one in service.get("status", {}).get("unhealthyNodes") or ():
             if one["reason"] in NODE_REASONS:
-                since = datetime.fromisoformat(one["since"])
+                since = moment(one["since"])
                 found[one["name"]] = NodeVerdict(one["name"], one["reason"], one["message"], since)
     for node in nodes.values():
         if node.taint:
@@ -153,7 +154,7 @@ def _lives(name: str, found: _Findings) -> bool:
 
 
 def _created(seat: Seat) -> datetime:
-    return datetime.fromisoformat(seat.created or "1970-01-01T00:00:00Z")
+    return moment(seat.created or "1970-01-01T00:00:00Z")
 
 
 def _faulty(name: str, found: _Findings) -> NodeVerdict | None:

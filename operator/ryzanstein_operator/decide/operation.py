@@ -5,12 +5,12 @@ no spare capacity. All else is read from the objects at each visit.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from ryzanstein_operator.api.inference_service import Operation
 from ryzanstein_operator.api.wire import Manifest
-from ryzanstein_operator.decide.groups import moment
+from ryzanstein_operator.decide.times import moment, text_of
 
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -84,8 +84,3 @@ def rollout_id(revision: str, *, in_place: bool) -> str:
 def pause(tries: int) -> timedelta:
     """How long after the withdrawal number `tries` the placement is tried again: each time twice as long."""
     return min(FIRST_PAUSE * float(2 ** min(tries - 1, 16)), LONGEST_PAUSE)
-
-
-def text_of(time: datetime) -> str:
-    """RFC 3339 in UTC, whole seconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from ryzanstein_operator.api.reasons import BROKEN, Reason
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.steps import fallen_since, setup_words, step
+from ryzanstein_operator.decide.times import moment
 from ryzanstein_operator.desired.names import LABEL_REVISION
 from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_GROUP_LOST, EXIT_UNAVAILABLE
 
@@ -146,7 +147,7 @@ def _ends_often(container: Manifest, ended: Manifest) -> bool:
     started, finished = ended.get("startedAt"), ended.get("finishedAt")
     if container.get("restartCount", 0) < _OFTEN or not started or not finished:
         return False
-    return datetime.fromisoformat(finished) - datetime.fromisoformat(started) < _WELL
+    return moment(finished) - moment(started) < _WELL
 
 
 def _end_trouble(pod: Manifest, container: Manifest, ended: Manifest, *, fetching: bool, looping: bool) -> Trouble:

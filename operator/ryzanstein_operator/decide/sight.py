@@ -5,7 +5,6 @@ A pod on a node that died is Running and Ready to Kubernetes for the better part
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC
 from typing import Final
 
 from ryzanstein_operator.api.inference_service import UnhealthyNode
@@ -14,6 +13,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.observed import NodeVerdict, Observed, ReplicaView, ServiceView
 from ryzanstein_operator.decide.pods import Trouble, Worker, worst
 from ryzanstein_operator.decide.scene import Seat, seats
+from ryzanstein_operator.decide.times import text_of
 
 MOST_NODES: Final = 100
 _STATES: Final = {
@@ -58,7 +58,7 @@ def unhealthy_nodes(observed: Observed) -> tuple[UnhealthyNode, ...]:
 
 
 def _told(verdict: NodeVerdict) -> UnhealthyNode:
-    since = verdict.since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = text_of(verdict.since)
     return UnhealthyNode(name=verdict.node, reason=verdict.reason, message=verdict.message[:1024], since=since)
 
 

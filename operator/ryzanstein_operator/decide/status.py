@@ -1,7 +1,7 @@
 """The status and the Events that tell of its changes. Pure; dates a condition anew only when its status changes."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ryzanstein_operator.api.conditions import Condition, ConditionType
 from ryzanstein_operator.api.inference_service import Failure, Operation, ServedModel, Status
@@ -13,6 +13,7 @@ from ryzanstein_operator.decide.facts import Facts
 from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.decide.pods import worst
+from ryzanstein_operator.decide.times import text_of
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.gateway import service_url
 from ryzanstein_operator.settings import Settings
@@ -80,7 +81,7 @@ def _pod_failure(facts: Facts, now: datetime) -> Failure | None:
         return None
     target = next(name for name, trouble in failed if trouble == gravest)
     words = gravest.message[:_MESSAGE_LIMIT]
-    return Failure(time=operation.text_of(now), reason=gravest.reason, message=words, target=target)
+    return Failure(time=text_of(now), reason=gravest.reason, message=words, target=target)
 
 
 def failure_events(live: Manifest, failure: Failure | None) -> Iterator[EmitEvent]:
@@ -115,7 +116,7 @@ def _dated(kind: ConditionType, verdict: Verdict, old: Manifest, generation: int
         reason=verdict.reason,
         message=message if len(message) <= _MESSAGE_LIMIT else f"{message[: _MESSAGE_LIMIT - 4]} ...",
         observed_generation=generation,
-        last_transition_time=str(same) if same else now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        last_transition_time=str(same) if same else text_of(now),
     )
 
 

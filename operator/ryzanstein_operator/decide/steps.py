@@ -5,9 +5,10 @@ at each visit.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide.times import moment
 
 SETUP_SECONDS = 60
 """Volumes are mounted and the network is set up within seconds; what takes longer will hardly come by itself."""
@@ -64,7 +65,7 @@ def leftover_words(pods: Iterable[Manifest], now: datetime) -> tuple[str, ...]:
 
 def next_change(pods: Iterable[Manifest], now: datetime) -> float | None:
     """In how many seconds time alone will change these words; None where it will not."""
-    due = [moment for pod in pods for moment in _moments(pod) if moment > now]
+    due = [when for pod in pods for when in _moments(pod) if when > now]
     return (min(due) - now).total_seconds() if due else None
 
 
@@ -79,12 +80,12 @@ def _moments(pod: Manifest) -> Iterable[datetime]:
 
 
 def setup_due(since: str) -> datetime:
-    return _time(since) + timedelta(seconds=SETUP_SECONDS)
+    return moment(since) + timedelta(seconds=SETUP_SECONDS)
 
 
 def leaving_due(pod: Manifest) -> datetime:
     """`deletionTimestamp` is when the grace period ends, not when it was asked for."""
-    return _time(pod["metadata"]["deletionTimestamp"]) + timedelta(seconds=LEAVING_SECONDS)
+    return moment(pod["metadata"]["deletionTimestamp"]) + timedelta(seconds=LEAVING_SECONDS)
 
 
 def _holds(pod: Manifest) -> bool:
@@ -135,7 +136,3 @@ def _any_state(pod: Manifest) -> Manifest:
 def _state(statuses: list[Manifest] | None) -> Manifest:
     state: Manifest = (statuses or [{}])[0].get("state") or {}
     return state
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)

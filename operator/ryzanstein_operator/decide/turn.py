@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from ryzanstein_operator.api.inference_service import Failure
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.groups import Group
-from ryzanstein_operator.decide.operation import Record, Step, Type, pause, rollout_id, text_of
+from ryzanstein_operator.decide.operation import Record, Step, Type, pause, rollout_id
 from ryzanstein_operator.decide.placement import Waiting, waiting
 from ryzanstein_operator.decide.rollout import Condemned, Course, Removal, Wish, condemned, creations, removals
+from ryzanstein_operator.decide.times import text_of
 from ryzanstein_operator.desired import names
 
 STALLED = timedelta(minutes=30)

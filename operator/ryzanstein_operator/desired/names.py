@@ -22,7 +22,7 @@ GROUP_KIND = ("apps/v1", "StatefulSet")
 
 def workers_service(service: str) -> str:
     """The headless Service over a service's worker pods."""
-    return f"{service}-workers"
+    return service + contract.SUFFIX_WORKERS
 
 
 def child_name(kind: str, service: str) -> str:
@@ -32,7 +32,7 @@ def child_name(kind: str, service: str) -> str:
 
 def group_service(service: str) -> str:
     """The headless Service that gives the pods of a service's groups their names."""
-    return f"{service}-group"
+    return service + contract.SUFFIX_GROUP
 
 
 def group_key(service: str) -> str:
