@@ -2,20 +2,17 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from apiserver import OPERATOR, ApiServer
 from fakekubelet import fake_kubelet
 from operator_process import OperatorProcess
-from ryzanstein_operator.api.crd import render
+from operator_rights import grant, install_crd
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import parse
-from ryzanstein_operator.cluster.resources import SERVICES, role_rules
+from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.desired.workers import deployment
 from ryzanstein_operator.settings import Settings
 
@@ -50,30 +47,10 @@ def control_plane(directory: Path, services: int, qps: int) -> Iterator[ApiServe
 
 
 def _install(server: ApiServer) -> None:
-    crd = yaml.safe_load(render())
-    server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+    install_crd(server)
     for namespace in (RELEASE, TEAM):
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-        _bind(server, namespace)
-    deadline = time.monotonic() + 30
-    while server.get(SERVICES.path(TEAM)) is None:
-        if time.monotonic() > deadline:
-            raise RuntimeError("the CRD is not served")
-        time.sleep(0.1)
-
-
-def _bind(server: ApiServer, namespace: str) -> None:
-    rules = [
-        {"apiGroups": [rule.api_group], "resources": [rule.resource], "verbs": list(rule.verbs)}
-        for rule in role_rules()
-        if rule.release_only is (namespace == RELEASE)
-    ]
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
-    server.request("POST", f"{path}/roles", {"metadata": {"name": "operator"}, "rules": rules})
-    binding = {"metadata": {"name": "operator"}, "roleRef": role, "subjects": [subject]}
-    server.request("POST", f"{path}/rolebindings", binding)
+        grant(server, namespace, release_only=namespace == RELEASE)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The entry points: `kubectl ryzanstein ...`, and the words that kubectl's completion asks for."""
 
+import logging
 import sys
 
 
@@ -7,6 +8,7 @@ def main() -> None:
     """Runs the command of sys.argv and ends with its exit status."""
     from ryzanstein_kubectl.commands.line import run
 
+    logging.disable(logging.WARNING)  # the client's retries; what matters reaches the user as a sentence
     sys.exit(run(sys.argv[1:]))
 
 

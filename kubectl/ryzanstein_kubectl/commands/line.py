@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Sequence
@@ -19,7 +18,6 @@ COMMANDS = (status, top, logs, plan, drain)
 def run(argv: Sequence[str]) -> int:
     """Runs one command. Returns the exit status: 0 done, 1 not done, 2 wrong words; `plan` has its own."""
     arguments = parser().parse_args(argv)
-    logging.disable(logging.WARNING)  # the client's retries; what matters reaches the user as a sentence
     failed = int(arguments.error_status)
     try:
         return asyncio.run(_alone(arguments.run(arguments)))

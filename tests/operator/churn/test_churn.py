@@ -15,10 +15,10 @@ from churn import draw_sequences
 from churn_play import Play, Stage, Step, Tally, play
 from churn_users import Users, said
 from fakekubelet import fake_kubelet
-from faultcases.campaign import install_crd
 from faultcases.lane import Lane
 from faultcases.recorder import Recorder
 from faultproxy import ProxyHost
+from operator_rights import install_crd
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.settings import Settings
 from spec_strategies import Spec, refusal, specs

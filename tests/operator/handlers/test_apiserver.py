@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from apiserver import ADMIN, OPERATOR, ApiServer, running
 from fakeapi import wait_until
 from operator_process import OperatorProcess
-from ryzanstein_operator.api.crd import render
-from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, SERVICES, role_rules
+from operator_rights import grant, install_crd
+from ryzanstein_operator.cluster.resources import CHILDREN, LEASES, SERVICES
 from ryzanstein_operator.desired import route_table
 from ryzanstein_operator.desired.gateway import routes_config_map
 from ryzanstein_operator.desired.names import CHILD_KINDS
@@ -37,29 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         install_crd(started)
         for namespace in (RELEASE, TEAM):
             started.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-            bind_role(started, namespace, release_only=namespace == RELEASE)
+            grant(started, namespace, release_only=namespace == RELEASE)
         started.start_controllers()
         yield started
-
-
-def install_crd(server: ApiServer) -> None:
-    crd = yaml.safe_load(render())
-    server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
-    wait_until(lambda: server.get(SERVICES.path(TEAM)), 20, "the CRD")
-
-
-def bind_role(server: ApiServer, namespace: str, *, release_only: bool) -> None:
-    rules = [
-        {"apiGroups": [rule.api_group], "resources": [rule.resource], "verbs": list(rule.verbs)}
-        for rule in role_rules()
-        if rule.release_only is release_only
-    ]
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
-    server.request("POST", f"{path}/roles", {"metadata": {"name": "operator"}, "rules": rules})
-    binding = {"metadata": {"name": "operator"}, "roleRef": role, "subjects": [subject]}
-    server.request("POST", f"{path}/rolebindings", binding)
 
 
 @pytest.fixture

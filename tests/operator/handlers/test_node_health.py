@@ -16,12 +16,11 @@ import pytest
 from apiserver import OPERATOR, ApiServer, running
 from fakeapi import wait_until
 from fakekubelet import FakeKubelet, fake_kubelet
-from faultcases.campaign import install_crd
-from faultcases.lane import grant
 from kubelet_door import KubeletDoor
 from operator_process import OperatorProcess
+from operator_rights import grant, grant_nodes, install_crd
 from ryzanstein_gateway.views import ReplicaView, ServiceView, State, View, encode
-from ryzanstein_operator.cluster.resources import SERVICES, cluster_rules
+from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_worker.contract import TAINT_UNHEALTHY, VIEWS_PATH
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
@@ -145,7 +144,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         install_crd(server)
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": TEAM}})
         grant(server, TEAM)
-        grant_nodes(server)
+        grant_nodes(server, taints=True)
         server.start_controllers()
         with fake_kubelet(server, nodes=NODES, slots=10, allocatable={GPU: 2}) as kubelet:
             made = World(server, kubelet, directory)
@@ -157,20 +156,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 yield made
             finally:
                 made.close()
-
-
-def grant_nodes(server: ApiServer) -> None:
-    """The chart's ClusterRole, with the right to taint."""
-    rules = [
-        {"apiGroups": [rule.api_group], "resources": [rule.resource], "verbs": list(rule.verbs)}
-        for rule in cluster_rules(taints=True)
-    ]
-    path = "/apis/rbac.authorization.k8s.io/v1"
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "nodes"}
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
-    server.request("POST", f"{path}/clusterroles", {"metadata": {"name": "nodes"}, "rules": rules})
-    binding = {"metadata": {"name": "nodes"}, "roleRef": role, "subjects": [subject]}
-    server.request("POST", f"{path}/clusterrolebindings", binding)
 
 
 @pytest.fixture

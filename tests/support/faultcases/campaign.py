@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-import yaml
-
-from apiserver import ApiServer, running
-from fakeapi import wait_until
+from apiserver import running
 from fakekubelet import fake_kubelet
 from faultcases.families import FAMILIES, Case
 from faultcases.lane import Lane
@@ -21,8 +18,7 @@ from faultcases.recorder import Recorder
 from faultcases.runs import FaultFree, Reference, Result, compare, fault_free, run
 from faultcases.scenarios import SCENARIOS
 from faultproxy import ProxyHost
-from ryzanstein_operator.api.crd import render
-from ryzanstein_operator.cluster.resources import SERVICES
+from operator_rights import install_crd
 from zygote import zygote
 
 LANES = int(os.environ.get("RYZANSTEIN_FAULT_LANES", "16"))
@@ -194,10 +190,3 @@ def campaign(directory: Path, tally: Tally, lanes: int = LANES) -> Iterator[Camp
         started.start()
         stack.callback(started.end)
         yield started
-
-
-def install_crd(server: ApiServer) -> None:
-    """The custom resource, and wait until it is served."""
-    crd = yaml.safe_load(render())
-    server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
-    wait_until(lambda: server.get(SERVICES.path("default")), 20, "the CRD")

@@ -16,7 +16,8 @@ from fakekubelet import FakeKubelet
 from faultcases.recorder import History, Ident, Manifest, Recorder
 from faultproxy import Call, FaultProxy, ProxyHost
 from faultproxy.past import Past
-from ryzanstein_operator.cluster.resources import LEASES, SERVICES, role_rules
+from operator_rights import grant
+from ryzanstein_operator.cluster.resources import LEASES, SERVICES
 from ryzanstein_worker import contract
 from zygote import Forked, Zygote
 
@@ -210,15 +211,3 @@ class Lane:
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
-
-
-def grant(server: ApiServer, namespace: str) -> None:
-    """Bind all that the Role allows, in this namespace, which is the release's as well."""
-    rules = [{"apiGroups": [r.api_group], "resources": [r.resource], "verbs": list(r.verbs)} for r in role_rules()]
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}
-    server.request("POST", f"{path}/roles", {"metadata": {"name": "operator"}, "rules": rules})
-    server.request(
-        "POST", f"{path}/rolebindings", {"metadata": {"name": "operator"}, "roleRef": role, "subjects": [subject]}
-    )
