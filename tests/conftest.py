@@ -1,6 +1,7 @@
 """What holds for every test: it leaves the process as it found it."""
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +14,13 @@ def no_log_is_silenced_for_the_next() -> Iterator[None]:
     yield
     left, logging.root.manager.disable = logging.root.manager.disable, 0
     assert left == 0, "this test, or what it ran, called logging.disable and left it on"
+
+
+@pytest.fixture(autouse=True)
+def no_exporter_of_traces_goes_on_beside_the_next() -> Iterator[None]:
+    """One that tries again and again draws from `random`: a test of Hypothesis' that runs meanwhile fails for it."""
+    yield
+    late = [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "trace flush"))]
+    for thread in late:
+        thread.join(5)
+    assert not [thread.name for thread in late if thread.is_alive()]

@@ -180,6 +180,7 @@ async def test_a_collector_that_is_away_or_in_trouble_costs_no_request(
         if status == 0:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
         monkeypatch.setattr("ryzanstein_gateway.tracing.FLUSH_SECONDS", 0.3)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
         async with open_world(tmp_path, monkeypatch, traces=True) as world:
