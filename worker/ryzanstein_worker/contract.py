@@ -31,11 +31,16 @@ DEMAND_PATH: Final = "/demand"
 from the operator that leads, 503 from one that stands by (and keeps it in mind)."""
 VIEWS_PATH: Final = "/views"
 """On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
-"services": [{"namespace", "service", "sound": how many it would send requests to, "replicas": [{"address", "state",
+"services": [{"namespace", "service", "sound": how many it would send requests to, "in_flight": requests that replicas
+work on for it, "waiting": those it holds for want of a replica, "idle_seconds": since one was last under way here (since
+the gateway's start, where there was none), "replicas": [{"address", "state",
 "reason", "seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging,
 NotReady or Draining; `seconds`: since the last sign of life of one that is missing or lags, else for how long it is so.
-At once when something changed, else every few seconds. A replica that Kubernetes calls not ready, and another
+At once when something changed (numbers of requests and times alone are no change), else every few seconds. A replica that Kubernetes calls not ready, and another
 pod of a group than its first, is named only where it tells of a fault of its accelerator."""
+OVERVIEW_PATH: Final = "/overview"
+"""On DEMAND_PORT, with the same key: a GET of all services, replicas and late Events as the leading operator knows them
+(operator/ryzanstein_operator/overview.py says the form), for the gateway's page /ui. 503 from one that stands by."""
 COMPLETIONS: Final = "/v1/completions"
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 MODELS: Final = "/v1/models"
@@ -128,6 +133,15 @@ ROUTES_COMPRESSED_KEY: Final = "routes.json.gz"
 ROUTES_VERSION: Final = 1
 DEFAULT_KEY_SET: Final = "default"
 
+# --- What Prometheus adds to every series that it scrapes of us (helm/ryzanstein/templates) ----------------
+SERIES_NAMESPACE: Final = "namespace"
+SERIES_POD: Final = "pod"
+SERIES_SERVICE: Final = "inference_service"
+"""On workers' series: the InferenceService's name. `namespace` is the pod's, so of a worker's the service's as well."""
+JOB_OPERATOR: Final = "ryzanstein-operator"
+JOB_GATEWAY: Final = "ryzanstein-gateway"
+JOB_WORKER: Final = "ryzanstein-worker"
+
 # --- Metrics: vLLM's suffixes and timing rules under our prefix ---------------------------------------
 NUM_REQUESTS_RUNNING: Final = "ryzanstein_num_requests_running"
 NUM_REQUESTS_WAITING: Final = "ryzanstein_num_requests_waiting"
@@ -144,6 +158,8 @@ E2E_REQUEST_LATENCY: Final = "ryzanstein_e2e_request_latency_seconds"
 REQUEST_QUEUE_TIME: Final = "ryzanstein_request_queue_time_seconds"
 REQUEST_PREFILL_TIME: Final = "ryzanstein_request_prefill_time_seconds"
 REQUEST_DECODE_TIME: Final = "ryzanstein_request_decode_time_seconds"
+GATEWAY_QUEUE_LENGTH: Final = "ryzanstein_gateway_queue_length"
+GATEWAY_MODEL: Final = "model"
 ACCELERATOR_HEALTHY: Final = "ryzanstein_accelerator_healthy"
 METRIC_MODEL: Final = "model_name"
 METRIC_FINISHED_REASON: Final = "finished_reason"

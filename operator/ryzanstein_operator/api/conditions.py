@@ -18,6 +18,8 @@ class ConditionType(StrEnum):
     PROGRESSING = "Progressing"
     MODEL_CACHED = "ModelCached"
     CAPACITY_AVAILABLE = "CapacityAvailable"
+    SCALING_ACTIVE = "ScalingActive"
+    SCALING_LIMITED = "ScalingLimited"
     DEGRADED = "Degraded"
 
 

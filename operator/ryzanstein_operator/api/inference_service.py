@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from ryzanstein_operator.api import rules
+from ryzanstein_operator.api.autoscaling import Autoscaling, AutoscalingStatus
 from ryzanstein_operator.api.conditions import Condition
 from ryzanstein_operator.api.wire import Rule, Wire
 
@@ -207,7 +208,10 @@ class Spec(Wire):
     engine: Engine = Field(default_factory=Engine)
     """Settings of the inference engine."""
     replicas: int = Field(default=1, ge=0, le=1000)
-    """Copies of the model. 0 keeps the service and frees its nodes."""
+    """Copies of the model. 0 keeps the service and frees its nodes. Left out where `autoscaling` is given."""
+    autoscaling: Autoscaling | None = None
+    """Lets the number of replicas follow the load. Without it `replicas` holds, and an autoscaler of yours may set it
+    through the scale subresource."""
     routing: Routing = Field(default_factory=Routing)
     """How the gateway brings requests to replicas."""
     access: Access = Field(default_factory=Access)
@@ -284,6 +288,8 @@ class Status(Wire):
     """Replicas that exist and are not on their way out; with `parallelism.nodes` above 1, groups of pods."""
     ready_replicas: int = Field(default=0, ge=0)
     """Replicas that answer requests."""
+    desired_replicas: int = Field(default=0, ge=0)
+    """Replicas that are wanted now: `spec.replicas`, or what `spec.autoscaling` came to."""
     updated_replicas: int = Field(default=0, ge=0)
     """Replicas that run the latest spec."""
     selector: str = Field(default="", max_length=512)
@@ -298,12 +304,14 @@ class Status(Wire):
     """Nodes on which ready replicas run."""
     unhealthy_nodes: Annotated[list[UnhealthyNode], Field(max_length=100)] = Field(default_factory=list)
     """Nodes of the service that cannot be counted on."""
+    autoscaling: AutoscalingStatus | None = None
+    """What the number of replicas was last chosen by; only with `spec.autoscaling`."""
     operation: Operation | None = None
     """What the operator is in the middle of; nothing, most of the time."""
     last_failure: Failure | None = None
     """What went wrong last, also when it has been mended since."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
-    """Ready, Serving, Progressing, ModelCached, CapacityAvailable, Degraded."""
+    """Ready, Serving, Progressing, ModelCached, CapacityAvailable, ScalingActive, ScalingLimited, Degraded."""
 
 
 class Metadata(Wire):

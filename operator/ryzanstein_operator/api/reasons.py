@@ -25,6 +25,18 @@ class Reason(StrEnum):
     DOWNLOADING = "Downloading"
     PENDING = "Pending"
     SCALED_TO_ZERO = "ScaledToZero"
+    # How the size is chosen.
+    NOT_CONFIGURED = "NotConfigured"
+    METRICS_READ = "MetricsRead"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    AT_ZERO = "AtZero"
+    WITHIN_BOUNDS = "WithinBounds"
+    AT_MAXIMUM = "AtMaximum"
+    AT_MINIMUM = "AtMinimum"
+    ACCELERATOR_BUDGET = "AcceleratorBudget"
+    CAPACITY_UNAVAILABLE = "CapacityUnavailable"
+    RATE_LIMITED = "RateLimited"
+    STABILIZING = "Stabilizing"
     # Something is wrong with one or more replicas.
     RESTARTING = "Restarting"
     MODEL_UNUSABLE = "ModelUnusable"
@@ -51,6 +63,7 @@ class Reason(StrEnum):
     APPLY_REFUSED = "ApplyRefused"
     # Events alone.
     DRIFT_CORRECTED = "DriftCorrected"
+    RESCALED = "Rescaled"
     REQUESTS_WAITING = "RequestsWaiting"
     GROUP_WITHDRAWN = "GroupWithdrawn"
     GROUP_REPLACED = "GroupReplaced"
@@ -74,6 +87,17 @@ MEANING: dict[Reason, str] = {
     Reason.DOWNLOADING: "The model is being downloaded.",
     Reason.PENDING: "Nothing is known yet.",
     Reason.SCALED_TO_ZERO: "No replica is asked for: requests wait for one up to `routing.queueTimeoutSeconds`.",
+    Reason.NOT_CONFIGURED: "`spec.autoscaling` is not set: `spec.replicas` is the size.",
+    Reason.METRICS_READ: "The targets' metrics are known, and the size follows them.",
+    Reason.METRICS_UNAVAILABLE: "A target's metric is missing or cannot be used, so the size is held.",
+    Reason.AT_ZERO: "No replica is needed until a request comes.",
+    Reason.WITHIN_BOUNDS: "The targets have the size that they call for.",
+    Reason.AT_MAXIMUM: "The targets call for more than `maxReplicas`.",
+    Reason.AT_MINIMUM: "The targets call for fewer than `minReplicas`.",
+    Reason.ACCELERATOR_BUDGET: "The targets call for more than fits into `maxAccelerators`.",
+    Reason.CAPACITY_UNAVAILABLE: "Replicas asked for before have no node, so no more are asked for.",
+    Reason.RATE_LIMITED: "The policies in `behavior` let the size move no further for now.",
+    Reason.STABILIZING: "The stabilization window in `behavior` holds the size until the load has stayed as it is.",
     Reason.RESTARTING: "A replica ended and is being started again.",
     Reason.MODEL_UNUSABLE: "The worker refused the model or its settings; its sentence is in the message.",
     Reason.DOWNLOAD_FAILING: "The download of the model fails; the message says why.",
@@ -97,6 +121,7 @@ MEANING: dict[Reason, str] = {
     Reason.NAME_CONFLICT: "An object of another owner bears a name that is needed.",
     Reason.APPLY_REFUSED: "The API server refuses an object; the message holds its words.",
     Reason.DRIFT_CORRECTED: "Somebody changed an object of the service, and it was put back.",
+    Reason.RESCALED: "The size was changed, because of what the message says.",
     Reason.REQUESTS_WAITING: "Requests wait at the gateway, and no replica takes them.",
     Reason.GROUP_WITHDRAWN: "A group of pods got nodes for some of them only, and was withdrawn to hold nothing.",
     Reason.GROUP_REPLACED: "A pod of a group cannot come back by itself, so another group takes the whole one's place.",
@@ -124,6 +149,20 @@ REMEDY: dict[Reason, str] = {
     "pod finds them there.",
     Reason.PENDING: "Wait a few seconds. If it stays, look whether the operator is at work (below).",
     Reason.SCALED_TO_ZERO: "`kubectl scale rzi NAME --replicas=1` when it is to answer again.",
+    Reason.NOT_CONFIGURED: "",
+    Reason.METRICS_READ: "",
+    Reason.METRICS_UNAVAILABLE: "The message names the query and what came back. Check that Prometheus is up and scrapes "
+    "the replicas (`kubectl get pods -l app.kubernetes.io/component=prometheus`, or `prometheus.url` in the chart's "
+    "values), and try the query in Prometheus itself. The size stays as it is meanwhile.",
+    Reason.AT_ZERO: "",
+    Reason.WITHIN_BOUNDS: "",
+    Reason.AT_MAXIMUM: "Raise `spec.autoscaling.maxReplicas` if there is room for more.",
+    Reason.AT_MINIMUM: "Lower `spec.autoscaling.minReplicas` if fewer are enough when there is little to do.",
+    Reason.ACCELERATOR_BUDGET: "Raise `spec.autoscaling.maxAccelerators` if the service may have more.",
+    Reason.CAPACITY_UNAVAILABLE: "Free or add nodes as the scheduler's words ask, or lower `maxReplicas` to what the "
+    "cluster holds; it goes on by itself once the replicas have nodes.",
+    Reason.RATE_LIMITED: "Nothing, or more room in `spec.autoscaling.behavior`.",
+    Reason.STABILIZING: "Nothing, or a shorter `stabilizationWindowSeconds`.",
     Reason.RESTARTING: "Nothing at the first time: it comes back by itself. If it repeats, "
     "`kubectl logs POD -c worker --previous` has the last words before the end.",
     Reason.MODEL_UNUSABLE: "Change the field of the spec, or the model's files, that the message speaks of; "
@@ -176,6 +215,7 @@ REMEDY: dict[Reason, str] = {
     "names.",
     Reason.DRIFT_CORRECTED: "Make the change in the InferenceService instead; "
     "`kubectl get OBJECT --show-managed-fields -o yaml` tells who made it.",
+    Reason.RESCALED: "",
     Reason.REQUESTS_WAITING: "`kubectl scale rzi NAME --replicas=1` where it is scaled to zero; else `Serving` says "
     "what keeps the replicas from answering.",
 }
@@ -256,6 +296,26 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.CLAIM_UNAVAILABLE,
         Reason.SCALED_TO_ZERO,
         Reason.PENDING,
+        Reason.INVALID_SPEC,
+    ),
+    ConditionType.SCALING_ACTIVE: (
+        Reason.METRICS_READ,
+        Reason.AT_ZERO,
+        Reason.METRICS_UNAVAILABLE,
+        Reason.PENDING,
+        Reason.NOT_CONFIGURED,
+        Reason.INVALID_SPEC,
+    ),
+    ConditionType.SCALING_LIMITED: (
+        Reason.WITHIN_BOUNDS,
+        Reason.AT_MAXIMUM,
+        Reason.AT_MINIMUM,
+        Reason.ACCELERATOR_BUDGET,
+        Reason.CAPACITY_UNAVAILABLE,
+        Reason.RATE_LIMITED,
+        Reason.STABILIZING,
+        Reason.PENDING,
+        Reason.NOT_CONFIGURED,
         Reason.INVALID_SPEC,
     ),
     ConditionType.DEGRADED: (

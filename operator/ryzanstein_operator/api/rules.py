@@ -261,7 +261,64 @@ def _count_cel(part: str) -> str:
     )
 
 
+AUTOSCALING_TARGET = (
+    Rule(
+        "(self.metric == 'Query') == has(self.query)",
+        "belongs to the metric Query, which needs one",
+        lambda target: (target.metric == "Query") == (target.query is not None),
+        "query",
+    ),
+    Rule(
+        "!has(self.type) || self.metric == 'Query'",
+        "belongs to the metric Query; the others know how they are compared",
+        lambda target: target.type is None or target.metric == "Query",
+        "type",
+    ),
+    Rule(
+        "self.metric != 'KVCacheUsagePercent' || self.value <= 100",
+        "is a percentage: at most 100",
+        lambda target: target.metric != "KVCacheUsagePercent" or target.value <= 100,
+        "value",
+    ),
+)
+
+AUTOSCALING = (
+    Rule(
+        "self.minReplicas <= self.maxReplicas",
+        "must not be less than minReplicas",
+        lambda autoscaling: autoscaling.min_replicas <= autoscaling.max_replicas,
+        "maxReplicas",
+    ),
+)
+
+
+def _fits_the_budget(spec: Any) -> bool:
+    autoscaling = spec.autoscaling
+    if autoscaling is None or autoscaling.max_accelerators is None:
+        return True
+    return bool(autoscaling.max_accelerators >= max(1, autoscaling.min_replicas) * spec.parallelism.tensor)
+
+
 SPEC = (
+    Rule(
+        "!has(self.autoscaling) || self.replicas == 1",
+        "leave it out where autoscaling is given: that chooses the number",
+        lambda spec: spec.autoscaling is None or spec.replicas == 1,
+        "replicas",
+    ),
+    Rule(
+        "!has(self.autoscaling) || !has(self.autoscaling.maxAccelerators) || self.accelerator != 'cpu'",
+        "maxAccelerators belongs to an accelerator other than cpu; use maxReplicas",
+        lambda spec: spec.autoscaling is None or spec.autoscaling.max_accelerators is None or spec.accelerator != "cpu",
+        "autoscaling",
+    ),
+    Rule(
+        "!has(self.autoscaling) || !has(self.autoscaling.maxAccelerators) || self.autoscaling.maxAccelerators >= "
+        "(self.autoscaling.minReplicas > 1 ? self.autoscaling.minReplicas : 1) * self.parallelism.tensor",
+        "maxAccelerators must have room for minReplicas, and for one replica: parallelism.tensor for each",
+        _fits_the_budget,
+        "autoscaling",
+    ),
     pattern(
         "accelerator",
         "accelerator",

@@ -30,6 +30,8 @@ _ABOUT = {
     ConditionType.PROGRESSING: "True while replicas are being exchanged, False once that is over.",
     ConditionType.MODEL_CACHED: "Should be True: a replica that starts finds the model.",
     ConditionType.CAPACITY_AVAILABLE: "Should be True: every replica has a place to run.",
+    ConditionType.SCALING_ACTIVE: "Should be True where `spec.autoscaling` is set: the size follows the load.",
+    ConditionType.SCALING_LIMITED: "Says why the size is not what the load calls for; True is no fault by itself.",
     ConditionType.DEGRADED: "Should be False: nothing is broken.",
 }
 

@@ -1,4 +1,4 @@
-"""The six conditions: facts into words. Pure; one function a condition, each giving status, reason and message."""
+"""The conditions: facts into words. Pure; one function a condition, each giving status, reason and message."""
 
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ def verdicts(facts: Facts) -> dict[ConditionType, Verdict]:
         ConditionType.PROGRESSING: _progressing(facts),
         ConditionType.MODEL_CACHED: _model_cached(facts),
         ConditionType.CAPACITY_AVAILABLE: _capacity(facts),
+        ConditionType.SCALING_ACTIVE: _not_scaled(facts),
+        ConditionType.SCALING_LIMITED: _not_scaled(facts),
         ConditionType.DEGRADED: _degraded(facts),
     }
 
@@ -167,6 +169,12 @@ def _capacity(facts: Facts) -> Verdict:
         placed = len(facts.workers) - len(without)
         return Verdict("Unknown", Reason.PENDING, f"{placed} of {facts.wanted} replicas have a node so far")
     return Verdict("True", Reason.SCHEDULED, "every replica has a node")
+
+
+def _not_scaled(facts: Facts) -> Verdict:
+    if facts.service is None:
+        return Verdict("Unknown", Reason.INVALID_SPEC, "the spec cannot be read")
+    return Verdict("False", Reason.NOT_CONFIGURED, "spec.autoscaling is not set; spec.replicas holds")
 
 
 def _degraded(facts: Facts) -> Verdict:

@@ -164,6 +164,8 @@ _BEFORE_FIRST_VISIT = {
     ConditionType.PROGRESSING: "True",
     ConditionType.MODEL_CACHED: "False",
     ConditionType.CAPACITY_AVAILABLE: "True",
+    ConditionType.SCALING_ACTIVE: "False",
+    ConditionType.SCALING_LIMITED: "False",
     ConditionType.DEGRADED: "False",
 }
 
