@@ -33,11 +33,11 @@ VIEWS_PATH: Final = "/views"
 """On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
 "services": [{"namespace", "service", "sound": how many it would send requests to, "in_flight": requests that replicas
 work on for it, "waiting": those it holds for want of a replica, "idle_seconds": since one was last under way here (since
-the gateway's start, where there was none), "replicas": [{"address", "state",
-"reason", "seconds", "accelerator_fault"}, ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging,
-NotReady or Draining; `seconds`: since the last sign of life of one that is missing or lags, else for how long it is so.
-At once when something changed (numbers of requests and times alone are no change), else every few seconds. A replica that Kubernetes calls not ready, and another
-pod of a group than its first, is named only where it tells of a fault of its accelerator."""
+the gateway's start, where there was none), "replicas": [{"address", "state", "reason", "seconds", "accelerator_fault"},
+... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging, NotReady or Draining; `seconds`: since the
+last sign of life of one that is missing or lags, else for how long it is so. At once when something changed (numbers
+of requests and times alone are no change), else every few seconds. A replica that Kubernetes calls not ready, and
+another pod of a group than its first, is named only where it tells of a fault of its accelerator."""
 OVERVIEW_PATH: Final = "/overview"
 """On DEMAND_PORT, with the same key: a GET of all services, replicas and late Events as the leading operator knows them
 (operator/ryzanstein_operator/overview.py says the form), for the gateway's page /ui. 503 from one that stands by."""

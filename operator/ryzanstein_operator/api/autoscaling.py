@@ -16,9 +16,9 @@ class Target(Wire):
     """One metric and the value that the number of replicas is to keep it at."""
 
     metric: Literal["WaitingRequests", "KVCacheUsagePercent", "TimeToFirstTokenMillis", "TokensPerSecond", "Query"]
-    """`WaitingRequests`: requests that wait at the gateways and in the replicas, per replica. `KVCacheUsagePercent`: the
-    replicas' mean share of key-value blocks in use. `TimeToFirstTokenMillis`: its 95th percentile over the last minute.
-    `TokensPerSecond`: generated tokens over the last minute, per replica. `Query`: what `query` says."""
+    """`WaitingRequests`: requests that wait at the gateways and in the replicas, per replica. `KVCacheUsagePercent`:
+    the replicas' mean share of key-value blocks in use. `TimeToFirstTokenMillis`: its 95th percentile over the last
+    minute. `TokensPerSecond`: generated tokens over the last minute, per replica. `Query`: what `query` says."""
     value: int = Field(ge=1, le=1_000_000_000)
     """What is to be kept."""
     query: str | None = Field(default=None, min_length=1, max_length=1024)

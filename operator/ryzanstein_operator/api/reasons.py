@@ -151,8 +151,8 @@ REMEDY: dict[Reason, str] = {
     Reason.SCALED_TO_ZERO: "`kubectl scale rzi NAME --replicas=1` when it is to answer again.",
     Reason.NOT_CONFIGURED: "",
     Reason.METRICS_READ: "",
-    Reason.METRICS_UNAVAILABLE: "The message names the query and what came back. Check that Prometheus is up and scrapes "
-    "the replicas (`kubectl get pods -l app.kubernetes.io/component=prometheus`, or `prometheus.url` in the chart's "
+    Reason.METRICS_UNAVAILABLE: "The message names the query and what came back. Check that Prometheus is up and "
+    "scrapes the replicas (`kubectl get pods -l app.kubernetes.io/component=prometheus`, or `prometheus.url` in the chart's "
     "values), and try the query in Prometheus itself. The size stays as it is meanwhile.",
     Reason.AT_ZERO: "",
     Reason.WITHIN_BOUNDS: "",
