@@ -32,8 +32,8 @@ from the operator that leads, 503 from one that stands by (and keeps it in mind)
 VIEWS_PATH: Final = "/views"
 """On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
 "services": [{"namespace", "service", "sound": how many it would send requests to, "in_flight": requests that replicas
-work on for it, "waiting": those it holds for want of a replica, "idle_seconds": since one was last under way here (since
-the gateway's start, where there was none), "replicas": [{"address", "state", "reason", "seconds", "accelerator_fault"},
+work on for it, "waiting": those it holds for want of a replica, "idle_seconds": since one was last under way here (or since
+the gateway's start), "replicas": [{"address", "state", "reason", "seconds", "accelerator_fault"},
 ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging, NotReady or Draining; `seconds`: since the
 last sign of life of one that is missing or lags, else for how long it is so. At once when something changed (numbers
 of requests and times alone are no change), else every few seconds. A replica that Kubernetes calls not ready, and

@@ -152,8 +152,8 @@ REMEDY: dict[Reason, str] = {
     Reason.NOT_CONFIGURED: "",
     Reason.METRICS_READ: "",
     Reason.METRICS_UNAVAILABLE: "The message names the query and what came back. Check that Prometheus is up and "
-    "scrapes the replicas (`kubectl get pods -l app.kubernetes.io/component=prometheus`, or `prometheus.url` in the chart's "
-    "values), and try the query in Prometheus itself. The size stays as it is meanwhile.",
+    "scrapes the replicas (`kubectl get pods -l app.kubernetes.io/component=prometheus`, or `prometheus.url` in the "
+    "chart's values), and try the query in Prometheus itself. The size stays as it is meanwhile.",
     Reason.AT_ZERO: "",
     Reason.WITHIN_BOUNDS: "",
     Reason.AT_MAXIMUM: "Raise `spec.autoscaling.maxReplicas` if there is room for more.",
