@@ -6,6 +6,8 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -67,13 +69,33 @@ class Kubectl:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl printed. Raises KubectlError with its words when it fails."""
-        program = shutil.which("kubectl") or str(_cache() / "bin/kubectl")
-        place = [f"--kubeconfig={self.connection.kubeconfig}", f"--context={self.connection.context}"]
-        command = [program, *place, f"--namespace={self.namespace}", *arguments]
-        run = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False)
+        run = subprocess.run(
+            self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
+        )
         if run.returncode != 0:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {run.stderr.strip()}")
         return run.stdout
+
+    def command(self, *arguments: str) -> list[str]:
+        """What to run for kubectl with these arguments, in this cluster and namespace."""
+        program = shutil.which("kubectl") or str(_cache() / "bin/kubectl")
+        place = [f"--kubeconfig={self.connection.kubeconfig}", f"--context={self.connection.context}"]
+        return [program, *place, f"--namespace={self.namespace}", *arguments]
+
+    @contextmanager
+    def forwarded(self, target: str, port: int) -> Iterator[str]:
+        """The base URL at which `target`, such as deployment/NAME, is reached on its `port` while the block lasts."""
+        command = self.command("port-forward", target, f":{port}", "--address=127.0.0.1")
+        forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert forward.stdout is not None
+            said = forward.stdout.readline()  # Forwarding from 127.0.0.1:PORT -> ...
+            found = re.search(r"127\.0\.0\.1:(\d+)", said)
+            assert found, f"kubectl port-forward {target} said {said!r}"
+            yield f"http://127.0.0.1:{found.group(1)}"
+        finally:
+            forward.terminate()
+            forward.wait(10)
 
     def apply(self, *manifests: Manifest) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))

@@ -1,0 +1,83 @@
+"""Where the time goes from a load, or a first request, to the first token of a replica that was not there before."""
+
+import asyncio
+import datetime
+import json
+import time
+from dataclasses import dataclass, fields
+
+import aiohttp
+
+from chaos import Ask, Seen, stream
+from cluster_view import Release
+from recording import Recording
+from stories import Gateway
+
+WAKE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Split:
+    """Seconds. decide: until the size is written; schedule: until the pod has a node; start: until its worker's
+    container runs; load: until it is ready, the model in memory; first_token: until a client has one of it."""
+
+    decide: float
+    schedule: float
+    start: float
+    load: float
+    first_token: float
+
+    @property
+    def total(self) -> float:
+        return self.decide + self.schedule + self.start + self.load + self.first_token
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{one.name.replace('_', ' ')} {getattr(self, one.name):.1f}" for one in fields(self))
+        return f"{self.total:.1f} s to the first token ({parts})"
+
+
+def wake(gateway: Gateway, model: str, record: Recording) -> Split:
+    """Ask a service that has no replica, and wait for the answer. Raises StreamError and what aiohttp raises."""
+    since = time.monotonic()
+    at = asyncio.run(_ask(gateway, model))
+    return _split(record, since, at)
+
+
+async def _ask(gateway: Gateway, model: str) -> float:
+    """When the first token came; the stream must come to its proper end besides."""
+    seen = Seen()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAKE_SECONDS)) as session:
+        begun = time.monotonic()
+        await stream(session, gateway, model, Ask("Return the name of", None), seen)
+    return begun + seen.longest_gap  # nothing else in it takes as long
+
+
+def growth(release: Release, record: Recording, since: float) -> Split | None:
+    """What passed until a replica that was made after `since` answered; None as long as none has."""
+    answered = [at for pod in list(record.steps) if (at := first_token_of(release, record, pod, since)) is not None]
+    return _split(record, since, min(answered)) if answered else None
+
+
+def first_token_of(release: Release, record: Recording, pod: str, since: float) -> float | None:
+    """When a client got the first token of a pod made after `since`, as the gateways' access logs say."""
+    address = record.addresses.get(pod)
+    if not address or record.steps[pod]["created"] < since:
+        return None
+    lines = release.kubectl(
+        "logs", "-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m"
+    ).splitlines()
+    told = [json.loads(line) for line in lines if f'"endpoint":"{address}:' in line.replace(" ", "")]
+    firsts = [
+        datetime.datetime.fromisoformat(one["ts"]).timestamp() + (one["first_byte_ms"] - one["duration_ms"]) / 1000
+        for one in told
+        if one.get("first_byte_ms")
+    ]
+    return min(firsts) - time.time() + time.monotonic() if firsts else None
+
+
+def _split(record: Recording, since: float, first_token: float) -> Split:
+    decided = record.grown(since)
+    pod, scheduled = record.first("scheduled", since) or ("", since)
+    steps = record.steps[pod]
+    started, ready = steps["started"], steps["ready"]
+    return Split(decided - since, scheduled - decided, started - scheduled, ready - started, first_token - ready)
