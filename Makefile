@@ -89,12 +89,12 @@ bench-operator: venv ## 1,000 services against 1,000 Deployments on a real API s
 	PYTHONPATH=tests/support $(BIN)/python -m bench.operator $(BENCH_ARGS)
 
 .PHONY: tools
-tools: ## Helm, from its Go module
-	@$(CLUSTER) tools helm >/dev/null || $(CLUSTER) tools helm
+tools: ## Helm, from its Go module; prometheus and promtool, from Debian's package
+	@$(CLUSTER) tools helm prometheus promtool >/dev/null || $(CLUSTER) tools helm prometheus promtool
 
 .PHONY: kube-programs
 kube-programs:
-	$(CLUSTER) tools helm etcd kube-apiserver kube-controller-manager
+	$(CLUSTER) tools helm etcd kube-apiserver kube-controller-manager prometheus promtool
 
 .PHONY: requirements
 requirements: venv ## Pins all dependencies anew from pyproject.toml

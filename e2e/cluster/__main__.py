@@ -3,8 +3,8 @@
 up      cluster, images and release, each made only where it is missing or changed
 demo    up, then the quickstart: a model served and a completion streamed
 down    removes the cluster, the private daemon, its namespace and the forwarder
-images  builds the three images and prints their names
-tools   builds the named programs (helm, kubectl, kind, etcd, ...) where the pinned ones are missing
+images  builds the images and prints their names
+tools   brings the named programs (helm, kubectl, kind, etcd, prometheus, ...) where the pinned ones are missing
 status  what is there
 """
 
@@ -140,7 +140,7 @@ def _arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python3 e2e/cluster", description=__doc__, formatter_class=formatter)
     parser.add_argument("command", choices=["up", "demo", "down", "images", "tools", "status"])
-    parser.add_argument("names", nargs="*", choices=[*go_tools.PACKAGES, []], help="for tools: the programs")
+    parser.add_argument("names", nargs="*", choices=[*go_tools.NAMES, []], help="for tools: the programs")
     modes = ["auto", "stock", "offline"]
     parser.add_argument("--mode", choices=modes, default=os.environ.get("RYZANSTEIN_MODE", "auto"), help="which Docker")
     parser.add_argument("--kubeconfig", default="", help="use this cluster, which exists")

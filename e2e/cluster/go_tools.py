@@ -1,15 +1,17 @@
 """Programs from the Go module proxy: kind, helm, kubectl, and Kubernetes itself where no image of it can be had.
 
 Each folder of modules/ pins one module graph (go.mod, go.sum). What was built is kept under a hash of that graph,
-so a changed pin builds anew and an unchanged one costs nothing.
+so a changed pin builds anew and an unchanged one costs nothing. Prometheus and its tool come from Debian (debs.py):
+its module graph is the largest of all, and nobody is to wait for it to compile.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import debs
 from console import Failure, ask, run, step
 from lab import HERE, Lab, digest
 
@@ -22,6 +24,8 @@ PACKAGES = {
     "kind": ("kind", "sigs.k8s.io/kind"),
     "helm": ("helm", "helm.sh/helm/v4/cmd/helm"),
 }
+NAMES = (*PACKAGES, *debs.PROGRAMS)
+"""All that `provide` can bring."""
 
 
 def kubernetes_version() -> str:
@@ -82,17 +86,25 @@ def provide(lab: Lab, *names: str, prefer_own: bool = False) -> None:
     """
     lab.bin.mkdir(parents=True, exist_ok=True)
     wanted = [name for name in names if prefer_own or (lab.bin / name).is_symlink() or not _usable(name)]
-    for module in dict.fromkeys(PACKAGES[name][0] for name in wanted):
-        for name, target in build(lab, [name for name in wanted if PACKAGES[name][0] == module]).items():
-            link = lab.bin / name
-            if link.resolve() != target:
-                spare = link.with_name(f".{name}.new")
-                spare.unlink(missing_ok=True)
-                spare.symlink_to(target)
-                os.replace(spare, link)
+    compiled = [name for name in wanted if name in PACKAGES]
+    for module in dict.fromkeys(PACKAGES[name][0] for name in compiled):
+        _link(lab, build(lab, [name for name in compiled if PACKAGES[name][0] == module]))
+    if len(compiled) < len(wanted):
+        _link(lab, debs.unpack(lab))
     if str(lab.bin) not in os.environ["PATH"].split(":"):
         os.environ["PATH"] = f"{lab.bin}:{os.environ['PATH']}"
 
 
+def _link(lab: Lab, programs: Mapping[str, Path]) -> None:
+    for name, target in programs.items():
+        link = lab.bin / name
+        if link.resolve() != target:
+            spare = link.with_name(f".{name}.new")
+            spare.unlink(missing_ok=True)
+            spare.symlink_to(target)
+            os.replace(spare, link)
+
+
 def _usable(name: str) -> bool:
-    return ask([name, "version", "--client"] if name == "kubectl" else [name, "version"]) is not None
+    asked = {"kubectl": ["version", "--client"], **dict.fromkeys(debs.PROGRAMS, ["--version"])}
+    return ask([name, *asked.get(name, ["version"])]) is not None
