@@ -1,7 +1,7 @@
 """Programs out of Debian packages, unpacked into the cache and not installed: prometheus and promtool.
 
-From the release that the images are made of, wherever this machine's sources know a Debian mirror: what the tests run is
-then what the chart brings. Else from the sources as they are (Ubuntu has the package too). No root is needed.
+From the release that the images are made of, wherever this machine's sources know a Debian mirror: what the tests run
+is then what the chart brings. Else from the sources as they are (Ubuntu has the package too). No root is needed.
 """
 
 import os

@@ -106,5 +106,6 @@ def _link(lab: Lab, programs: Mapping[str, Path]) -> None:
 
 
 def _usable(name: str) -> bool:
-    asked = {"kubectl": ["version", "--client"], **dict.fromkeys(debs.PROGRAMS, ["--version"])}
-    return ask([name, *asked.get(name, ["version"])]) is not None
+    if name in debs.PROGRAMS:
+        return ask([name, "--version"]) is not None
+    return ask([name, "version", "--client"] if name == "kubectl" else [name, "version"]) is not None
