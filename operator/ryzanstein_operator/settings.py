@@ -40,6 +40,7 @@ class Settings:
     watch_namespaces: where InferenceServices are served; empty means every namespace.
     gateway_labels: selector labels of the gateway's pods in `namespace`; only they may call a worker's API.
     metrics_namespace_labels: labels of the namespaces whose pods may read a worker's metrics; empty means none.
+    prometheus_labels: selector labels of the release's own Prometheus in `namespace`, which may too; empty: none.
     demand_key_file: holds the key with which gateways say that requests wait; None means that none may.
     tracing: where workers send their traces; None means that they make none.
     node_health: nodes may be read, and their kubelets asked; node_taints: besides, nodes may be tainted.
@@ -53,6 +54,7 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     gateway_labels: Mapping[str, str] = field(default_factory=dict)
     metrics_namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    prometheus_labels: Mapping[str, str] = field(default_factory=dict)
     lease_name: str = "ryzanstein-operator"
     pod_name: str = "ryzanstein-operator"
     hub_endpoint: str = ""
@@ -77,6 +79,7 @@ class Settings:
             image_pull_policy=_pull_policy(environment),
             gateway_labels=_labels(environment, "RYZANSTEIN_GATEWAY_LABELS"),
             metrics_namespace_labels=_labels(environment, "RYZANSTEIN_METRICS_NAMESPACE_LABELS"),
+            prometheus_labels=_labels(environment, "RYZANSTEIN_PROMETHEUS_LABELS"),
             lease_name=_label("RYZANSTEIN_LEASE_NAME", environment.get("RYZANSTEIN_LEASE_NAME") or cls.lease_name),
             hub_endpoint=_url(environment, "RYZANSTEIN_HUB_ENDPOINT"),
             demand_key_file=Path(path) if (path := environment.get("RYZANSTEIN_DEMAND_KEY_FILE")) else None,

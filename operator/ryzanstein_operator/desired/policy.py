@@ -29,15 +29,15 @@ def network_policy(service: InferenceService, settings: Settings) -> Manifest:
 
 
 def _ingress(settings: Settings) -> list[Manifest]:
-    gateway = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
-        "podSelector": {"matchLabels": dict(settings.gateway_labels)},
-    }
+    home = {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}}
+    gateway = {"namespaceSelector": home, "podSelector": {"matchLabels": dict(settings.gateway_labels)}}
     rules = [{"from": [gateway], "ports": [_tcp(API_PORT), _tcp(HEALTH_PORT)]}]
+    scrapers: list[Manifest] = []
+    if settings.prometheus_labels:
+        scrapers.append({"namespaceSelector": home, "podSelector": {"matchLabels": dict(settings.prometheus_labels)}})
     if settings.metrics_namespace_labels:
-        scraper = {"namespaceSelector": {"matchLabels": dict(settings.metrics_namespace_labels)}}
-        rules.append({"from": [scraper], "ports": [_tcp(HEALTH_PORT)]})
-    return rules
+        scrapers.append({"namespaceSelector": {"matchLabels": dict(settings.metrics_namespace_labels)}})
+    return [*rules, {"from": scrapers, "ports": [_tcp(HEALTH_PORT)]}] if scrapers else rules
 
 
 def _egress(service: InferenceService, settings: Settings) -> list[Manifest]:

@@ -78,9 +78,19 @@ def test_only_the_gateway_reaches_a_worker_and_a_worker_reaches_nothing() -> Non
 
 
 def test_scrapers_reach_the_metrics_port_alone() -> None:
-    settings = Settings(namespace="release", worker_image="w", metrics_namespace_labels={"team": "monitoring"})
+    settings = Settings(
+        namespace="release",
+        worker_image="w",
+        metrics_namespace_labels={"team": "monitoring"},
+        prometheus_labels={"app.kubernetes.io/component": "prometheus"},
+    )
     scrape = policy(settings)["ingress"][1]
-    assert scrape["from"] == [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]
+    home = {"kubernetes.io/metadata.name": "release"}
+    own = {"app.kubernetes.io/component": "prometheus"}
+    assert scrape["from"] == [
+        {"namespaceSelector": {"matchLabels": home}, "podSelector": {"matchLabels": own}},
+        {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}},
+    ]
     assert [port["port"] for port in scrape["ports"]] == [8001]
 
 
