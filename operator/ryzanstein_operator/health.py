@@ -31,7 +31,8 @@ class Probes:
 
     live: Callable[[], Answer]
     ready: Callable[[], Answer]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[str], tuple[bytes, str]]
+    """From an Accept header to a page and its content type."""
 
 
 class HealthServer:
@@ -74,7 +75,8 @@ def _handler(probes: Probes) -> type[BaseHTTPRequestHandler]:
             elif self.path == contract.HEALTH_READY:
                 self._probe(probes.ready())
             elif self.path == contract.METRICS:
-                self._send(200, "text/plain; version=0.0.4; charset=utf-8", probes.metrics())
+                page, content_type = probes.metrics(self.headers.get("accept", ""))
+                self._send(200, content_type, page)
             else:
                 self._send(404, "text/plain", b"not found\n")
 

@@ -1,62 +1,110 @@
-"""The operator's own metrics, in a registry of their own. Knows names and units; measures nothing itself."""
+"""What happens in the operator, told to its instruments in the operator's own words. Knows no name of a metric."""
 
+import time
 from collections import Counter as Counting
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from ryzanstein_operator.decide.observed import NodeVerdict
+from ryzanstein_operator.instruments import Instruments
 
-_PREFIX = "ryzanstein_operator"
+_DIRECTIONS: Final = ("up", "down", "same", "held")
 
 
-class Metrics:
-    """Counters and gauges of one operator process."""
+@dataclass(frozen=True)
+class Size:
+    """One service's replicas. maximum and active: None where spec.autoscaling is not set."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.reconcile_duration = Histogram(
-            f"{_PREFIX}_reconcile_duration_seconds", "Time of one visit.", registry=self.registry
-        )
-        self.reconciles = Counter(
-            f"{_PREFIX}_reconcile", "Visits by result: done, retry, failed.", ["result"], registry=self.registry
-        )
-        self.reconcile_errors = Counter(
-            f"{_PREFIX}_reconcile_errors", "Visits that ended in an error.", registry=self.registry
-        )
-        self.queue_depth = Gauge(f"{_PREFIX}_queue_depth", "Services that wait for a visit.", registry=self.registry)
-        self.writes = Counter(
-            f"{_PREFIX}_writes", "Writes that the API server took.", ["kind", "verb"], registry=self.registry
-        )
-        self.leader = Gauge(f"{_PREFIX}_leader", "1 while this process holds the Lease.", registry=self.registry)
-        self.watch_freshness = Gauge(
-            f"{_PREFIX}_watch_freshness_seconds", "How long a known change has not come back.", registry=self.registry
-        )
-        self.services = Gauge(
-            f"{_PREFIX}_services", "Services by condition.", ["condition", "status"], registry=self.registry
-        )
-        self.unhealthy_nodes = Gauge(
-            f"{_PREFIX}_unhealthy_nodes",
-            "Nodes with replicas that cannot be counted on.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.failover_deletions = Counter(
-            f"{_PREFIX}_failover_deletions", "Pods deleted because of their node.", registry=self.registry
-        )
+    desired: int
+    ready: int
+    maximum: int | None = None
+    active: bool | None = None
+
+
+class Metrics(Instruments):
+    """What one operator process measures. Its methods may be called from any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._led = False
+        self._decided: set[tuple[str, str]] = set()
+
+    # --- visits ------------------------------------------------------------------------------------
+
+    def visited(self, seconds: float, result: str, trace_id: str = "") -> None:
+        """A visit has ended. trace_id: of its trace, where there is one; it becomes the exemplar."""
+        self.reconciles.labels(result).inc()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self.reconcile_duration.labels(result).observe(seconds, exemplar)
+
+    def queued(self, depth: int, due_since: float | None) -> None:
+        """How many keys are due, and since when (of the clock) the one that has waited longest; None: none is due."""
+        self.queue_depth.set(depth)
+        self._due_since = due_since
+
+    # --- calls -------------------------------------------------------------------------------------
+
+    def requested(self, verb: str, status: int, seconds: float, *, again: bool) -> None:
+        """One attempt at a call to the API server. status: 0 where no answer came; again: it followed a failed one."""
+        self.api_request_duration.labels(verb, f"{status // 100}xx" if status else "none").observe(seconds)
+        if again:
+            self.api_request_retries.labels(verb).inc()
+
+    # --- leadership --------------------------------------------------------------------------------
+
+    def leading(self, held: bool) -> None:
+        """Whether this process holds the Lease now."""
+        self.leader.set(held)
+        if held != self._led:
+            self._led = held
+            self.leader_transitions.inc()
+
+    # --- services and nodes ------------------------------------------------------------------------
 
     def count_nodes(self, verdicts: Mapping[str, NodeVerdict]) -> None:
         """Replace the number of nodes for each reason."""
-        self.unhealthy_nodes.clear()
-        for reason, number in Counting(verdict.reason for verdict in verdicts.values()).items():
-            self.unhealthy_nodes.labels(reason).set(number)
+        counts = Counting(verdict.reason for verdict in verdicts.values())
+        self.unhealthy_nodes.replace({(reason,): number for reason, number in counts.items()})
 
     def count_services(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Replace the number of services for each (condition, status)."""
-        self.services.clear()
-        for (condition, status), number in counts.items():
-            self.services.labels(condition, status).set(number)
+        self.services.replace(counts)
 
-    def render(self) -> bytes:
-        """The Prometheus text format."""
-        return generate_latest(self.registry)
+    def sizes(self, sizes: Mapping[tuple[str, str], Size]) -> None:
+        """Replace what is known of all services, by (namespace, name). One that is not named has no series any more."""
+        self.desired_replicas.replace({key: size.desired for key, size in sizes.items()})
+        self.ready_replicas.replace({key: size.ready for key, size in sizes.items()})
+        self.max_replicas.replace({key: size.maximum for key, size in sizes.items() if size.maximum is not None})
+        self.scaling_active.replace({key: size.active for key, size in sizes.items() if size.active is not None})
+        for key in self._decided - sizes.keys():
+            self._decided.discard(key)
+            for direction in _DIRECTIONS:
+                self.scaling_decisions.remove(*key, direction)
+
+    # --- autoscaling -------------------------------------------------------------------------------
+
+    def decided(self, namespace: str, name: str, before: int, after: int, *, active: bool) -> None:
+        """The size of a service was decided about. active: by its targets, which could be read."""
+        direction = "up" if after > before else "down" if after < before else "same" if active else "held"
+        if (namespace, name) not in self._decided:
+            self._decided.add((namespace, name))
+            for one in _DIRECTIONS:  # all at once, at zero: the first step up is an increase as well
+                self.scaling_decisions.labels(namespace, name, one)
+        self.scaling_decisions.labels(namespace, name, direction).inc()
+
+    def queried(self, seconds: float, failure: str = "") -> None:
+        """A query to Prometheus. failure: why it brought no usable number, one of a few words; empty where it did."""
+        self.query_duration.observe(seconds)
+        if failure:
+            self.query_failures.labels(failure).inc()
+
+    # -----------------------------------------------------------------------------------------------
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """A page and its content type: OpenMetrics, with exemplars, where the Accept header asks for it, else the
+        Prometheus text format."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type

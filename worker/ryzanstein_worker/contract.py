@@ -6,6 +6,9 @@ never import anything of the worker's own.
 
 from typing import Final
 
+VERSION: Final = "0.1.0"
+"""Of the whole distribution, as pyproject.toml has it: in the images it is not installed, so nobody can ask for it."""
+
 # --- Ports (TCP) -------------------------------------------------------------------------------
 API_PORT: Final = 8000
 """The OpenAI-compatible API, of a worker and of the gateway alike."""

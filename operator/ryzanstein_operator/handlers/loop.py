@@ -181,8 +181,7 @@ class Loop:
             delay = await self._queue.retry(key)
             extra = {"key": str(key), "retry_seconds": round(delay, 1), "error": str(error)}
             logger.error("A visit failed", extra=extra, exc_info=None if isinstance(error, ApiError) else error)
-        self._metrics.reconciles.labels(result).inc()
-        self._metrics.reconcile_duration.observe(time.monotonic() - started)
+        self._metrics.visited(time.monotonic() - started, result)
 
     async def _reconcile(self, key: Key) -> Outcome:
         if key == ROUTES_VISIT:

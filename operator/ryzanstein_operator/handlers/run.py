@@ -156,10 +156,10 @@ class Operator:
         """How a gateway sees the replicas, asked as above. Raises TimeoutError."""
         return asyncio.run_coroutine_threadsafe(self._loop.heard_view(view), self._event_loop).result(HEAR_SECONDS)
 
-    def _render(self) -> bytes:
+    def _render(self, accept: str) -> tuple[bytes, str]:
         self._metrics.leader.set(self._lease.held())
         self._metrics.watch_freshness.set(self._freshness.age())
-        return self._metrics.render()
+        return self._metrics.render(accept)
 
     def _tell(self, reason: str) -> None:
         self._waiting_for = reason
