@@ -30,6 +30,7 @@ from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.priority import priority_of
 from ryzanstein_gateway.quota import Quota, Ticket
 from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.traffic import Traffic
 from ryzanstein_gateway.wake import Waker
 
 LOOK_SECONDS: Final = 0.05
@@ -59,6 +60,8 @@ class _Model:
     pausing: int = 0
     """Requests that every replica refused, and that wait a little before they ask again."""
     timer: asyncio.TimerHandle | None = None
+    busy_at: float = 0.0
+    """When a request last came or went."""
 
     def waiting(self) -> int:
         return len(self.line.queue) + self.pausing
@@ -149,10 +152,12 @@ class Admission:
         deadline = now + route.queue_timeout_seconds
         ask = _Ask(principal.cache_salt, priority, float(tokens), now, deadline, ticket)
         model = self._model(route)
+        model.busy_at = now
         try:
             if not model.line.enter(self._look(model)):
                 await self._wait(model, ask)
         except BaseException:
+            model.busy_at = self._clock()
             if ticket is not None:
                 ticket.refund()
             raise
@@ -163,6 +168,13 @@ class Admission:
         """How many requests for a model wait."""
         known = self._models.get(model)
         return known.waiting() if known else 0
+
+    def traffic(self) -> list[Traffic]:
+        """What this process has for each model that was ever asked for; those of one service are rows of their own."""
+        return [
+            Traffic(one.route.namespace, one.route.service, one.line.own, one.waiting(), one.busy_at)
+            for one in self._models.values()
+        ]
 
     # --- one request ---------------------------------------------------------------------------------
 
@@ -215,6 +227,7 @@ class Admission:
             await self._wait(model, ask)
 
     def _leave(self, model: _Model) -> None:
+        model.busy_at = self._clock()
         model.line.leave()
         if len(model.line.queue):
             self._turn(model)

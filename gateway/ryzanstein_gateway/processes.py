@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from ryzanstein_gateway.board import forget
 from ryzanstein_gateway.exposition import Family, Summed, bury
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.member import MAX_REPORT_BYTES, Report, bind_shared, read_report
@@ -177,6 +178,7 @@ class Parent:
                 await process.wait()
             slot.process, slot.report = None, None
             self._lost.inc(bury(self._directory, slot.number, IN_FLIGHT))
+            forget(self._directory, slot.number)
 
     async def _listen(self, slot: Slot, reader: asyncio.StreamReader) -> None:
         """Take a member's reports until it ends. One that falls silent is killed: its clients wait in vain."""

@@ -15,6 +15,7 @@ from ryzanstein.v1.server import address_of, reserve
 from ryzanstein_gateway.admission import Admission, Shares
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
+from ryzanstein_gateway.board import Board
 from ryzanstein_gateway.checks import Checker
 from ryzanstein_gateway.endpoints import EndpointSlice
 from ryzanstein_gateway.exposition import families
@@ -63,7 +64,8 @@ class Gateway:
         self._reflectors: list[Reflector[Any]] = []
         self._operators = Operators(settings.operator_url, settings.operator_key_file)
         self._name = f"{socket.gethostname()}/{settings.slot}"
-        self._teller = Teller(self._operators, self._fleet, self._name, self._why_unlisted)
+        self._board = Board(lambda: self.admission.traffic(), settings.shared_dir, settings.slot)
+        self._teller = Teller(self._operators, self._fleet, self._name, self._why_unlisted, self._board.all)
         self._view = self._look()
         self._place = place
         self._certificate = certificate_of(settings)
@@ -96,9 +98,11 @@ class Gateway:
             pool = await stack.enter_async_context(Pool())
             self._keys.refresh()
             self._watch(api)
+            self.admission = self._make_admission(stack)
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
+            chores.append(background.create_task(self._board.run()))
             checker = Checker(self._fleet, self._metrics, self._settings.check_seconds)
             chores.append(background.create_task(checker.run()))
             if self._settings.slot == 0:
@@ -108,7 +112,6 @@ class Gateway:
                 chores.append(background.create_task(watch))
             if self._place:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
-            self.admission = self._make_admission(stack)
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._tracing(stack))
             app = self._app(pipeline)

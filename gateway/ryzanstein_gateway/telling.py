@@ -7,15 +7,17 @@ none has two messages under way. That nobody hears it costs no request anything.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
+from ryzanstein_gateway.endpoints import ServiceKey
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.operators import Found, Operators, open_session, post
+from ryzanstein_gateway.traffic import Traffic
 from ryzanstein_gateway.views import Looks, View, encode
 from ryzanstein_worker.contract import VIEWS_PATH
 
@@ -65,7 +67,8 @@ class _Listener:
 
 
 class Teller:
-    """One for the pod. `not_ready`: empty once routes and endpoints are known; before, there is nothing to tell."""
+    """One for the pod. `not_ready`: empty once routes and endpoints are known; before, there is nothing to tell.
+    `traffic`: of each service that had any, in all processes of the pod."""
 
     def __init__(
         self,
@@ -73,12 +76,14 @@ class Teller:
         fleet: Fleet,
         sender: str,
         not_ready: Callable[[], str] = str,
+        traffic: Callable[[], Mapping[ServiceKey, Traffic]] = dict,
         *,
         interval: float = INTERVAL_SECONDS,
     ) -> None:
         self.told_at = 0.0
         """When the operator that leads last took a view: Unix seconds, 0 where none ever has."""
         self._operators, self._fleet, self._sender, self._not_ready = operators, fleet, sender, not_ready
+        self._traffic = traffic
         self._interval = interval
         self._looks = Looks()
         self._listeners: dict[URL, _Listener] = {}
@@ -107,9 +112,9 @@ class Teller:
     async def look(self) -> View:
         """All services as they are now. Gives way to requests in between."""
         self._looks.begin()
-        services = []
+        services, traffic = [], self._traffic()
         for number, (key, listed, unready) in enumerate(self._fleet.groups(), 1):
-            services.append(self._looks.service(key, listed, unready, self._fleet.now()))
+            services.append(self._looks.service(key, listed, unready, self._fleet.now(), traffic.get(key)))
             if number % _SERVICES_A_TURN == 0:
                 await asyncio.sleep(0)
         return View(self._sender, tuple(services))

@@ -14,6 +14,7 @@ import msgspec
 from ryzanstein_gateway.breaker import Phase
 from ryzanstein_gateway.endpoints import ServiceKey
 from ryzanstein_gateway.replica_state import ReplicaState
+from ryzanstein_gateway.traffic import Traffic
 from ryzanstein_gateway.vitals import Outcome, Vitals, Why
 
 MOST_BYTES: Final = 1024 * 1024 - 1024
@@ -51,12 +52,16 @@ class ReplicaView(msgspec.Struct, frozen=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True):
-    """One service. `service` is the Service that the routes name."""
+    """One service. `service` is the Service that the routes name. Traffic is of all processes of this pod together;
+    `idle_seconds`: since a request was last under way or waited, else since the service is known here."""
 
     namespace: str
     service: str
     sound: int
     replicas: tuple[ReplicaView, ...] = ()
+    in_flight: int = 0
+    waiting: int = 0
+    idle_seconds: float = 0.0
 
 
 class View(msgspec.Struct, frozen=True):
@@ -66,7 +71,7 @@ class View(msgspec.Struct, frozen=True):
     services: tuple[ServiceView, ...]
 
     def essence(self) -> tuple[object, ...]:
-        """What makes one view another: all but the times and the words."""
+        """What makes one view another: all but the times, the words and the traffic."""
         return tuple(
             (one.namespace, one.service, one.sound, *(replica.essence() for replica in one.replicas))
             for one in self.services
@@ -74,24 +79,50 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Looks:
-    """Remembers since when each replica is seen as it is."""
+    """Remembers since when each replica is seen as it is, and when there was last something to do for each service."""
 
     def __init__(self) -> None:
+        self._busy: dict[ServiceKey, float] = {}
+        self._busy_before: dict[ServiceKey, float] = {}
         self._since: dict[tuple[ServiceKey, str], tuple[State, float]] = {}
         self._before: dict[tuple[ServiceKey, str], tuple[State, float]] = {}
 
     def begin(self) -> None:
         """A new look at all services; whoever is in none of them is forgotten with the next."""
         self._before, self._since = self._since, {}
+        self._busy_before, self._busy = self._busy, {}
 
     def service(
-        self, key: ServiceKey, listed: Sequence[ReplicaState], unready: Sequence[ReplicaState], now: float
+        self,
+        key: ServiceKey,
+        listed: Sequence[ReplicaState],
+        unready: Sequence[ReplicaState],
+        now: float,
+        traffic: Traffic | None = None,
     ) -> ServiceView:
-        """One service: those that take requests, and of the others who has a fault to tell of."""
+        """One service: those that take requests, of the others who has a fault to tell of, and what goes on for it.
+        None: there never was a request."""
         found = [self._replica(key, one, now) for one in listed]
         bad = [one for one in found if one is not None]
         bad += [self._faulty(key, one, now) for one in unready if _fault(one)]
-        return ServiceView(*key, sound=found.count(None), replicas=tuple(bad))
+        in_flight, waiting = (traffic.in_flight, traffic.waiting) if traffic else (0, 0)
+        return ServiceView(
+            *key,
+            sound=found.count(None),
+            in_flight=in_flight,
+            waiting=waiting,
+            idle_seconds=self._idle(key, traffic, now),
+            replicas=tuple(bad),
+        )
+
+    def _idle(self, key: ServiceKey, traffic: Traffic | None, now: float) -> float:
+        """A service that is new here was not idle before, whoever else may have served it; nor is one forgotten whose
+        process has died."""
+        busy = self._busy_before.get(key, now)
+        if traffic is not None:
+            busy = now if traffic.in_flight or traffic.waiting else max(busy, traffic.busy_at)
+        self._busy[key] = busy
+        return round(max(0.0, now - busy), 1)
 
     def _replica(self, key: ServiceKey, one: ReplicaState, now: float) -> ReplicaView | None:
         seen = look(one, now)

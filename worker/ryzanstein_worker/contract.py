@@ -35,8 +35,9 @@ from the operator that leads, 503 from one that stands by (and keeps it in mind)
 VIEWS_PATH: Final = "/views"
 """On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
 "services": [{"namespace", "service", "sound": how many it would send requests to, "in_flight": requests that replicas
-work on for it, "waiting": those it holds for want of a replica, "idle_seconds": since one was last under way here (or since
-the gateway's start), "replicas": [{"address", "state", "reason", "seconds", "accelerator_fault"},
+work on for it, "waiting": those it holds for want of a replica or of room, "idle_seconds": since there was last one of
+either here (or since this gateway knows the service; 0 while there is one), all three of all its processes together,
+"replicas": [{"address", "state", "reason", "seconds", "accelerator_fault"},
 ... those that are not sound]}]}. `state` is Unreachable, Refused, Lagging, NotReady or Draining; `seconds`: since the
 last sign of life of one that is missing or lags, else for how long it is so. At once when something changed (numbers
 of requests and times alone are no change), else every few seconds. A replica that Kubernetes calls not ready, and
@@ -161,6 +162,19 @@ E2E_REQUEST_LATENCY: Final = "ryzanstein_e2e_request_latency_seconds"
 REQUEST_QUEUE_TIME: Final = "ryzanstein_request_queue_time_seconds"
 REQUEST_PREFILL_TIME: Final = "ryzanstein_request_prefill_time_seconds"
 REQUEST_DECODE_TIME: Final = "ryzanstein_request_decode_time_seconds"
+REQUEST_PROMPT_TOKENS: Final = "ryzanstein_request_prompt_tokens"
+REQUEST_GENERATION_TOKENS: Final = "ryzanstein_request_generation_tokens"
+REQUEST_TIME_PER_OUTPUT_TOKEN: Final = "ryzanstein_request_time_per_output_token_seconds"
+REQUESTS_REFUSED: Final = "ryzanstein_requests_refused"
+REQUESTS_ABORTED: Final = "ryzanstein_requests_aborted"
+KV_BLOCKS: Final = "ryzanstein_kv_blocks"
+KV_BLOCKS_FREE: Final = "ryzanstein_kv_blocks_free"
+ENGINE_STEP_TIME: Final = "ryzanstein_engine_step_time_seconds"
+ENGINE_STEP_TOKENS: Final = "ryzanstein_engine_step_tokens"
+ENGINE_HEARTBEAT_AGE: Final = "ryzanstein_engine_heartbeat_age_seconds"
+COLLECTIVE_TIME: Final = "ryzanstein_collective_time_seconds"
+MODEL_LOAD: Final = "ryzanstein_model_load_seconds"
+WORKER_INFO: Final = "ryzanstein_worker_info"
 GATEWAY_QUEUE_LENGTH: Final = "ryzanstein_gateway_queue_length"
 GATEWAY_MODEL: Final = "model"
 ACCELERATOR_HEALTHY: Final = "ryzanstein_accelerator_healthy"
