@@ -1,4 +1,4 @@
-# The three images, one target each: operator, gateway, worker.
+# The images, one target each: operator, gateway, worker, and the Prometheus that the chart can bring.
 #
 #   docker build --target operator -t ryzanstein/operator:dev .
 #
@@ -9,8 +9,20 @@
 # still importing would live on to the end of its grace period.
 # USER names the user to libraries that ask (getpass): the UID stands in no passwd file, and may be another.
 # Plain enough for Docker's legacy builder, which runs every stage above the target: the heaviest is the last.
+# PROMETHEUS_BASE_IMAGE is any Debian; its package is installed where the base does not hold it yet.
 ARG BASE_IMAGE=python:3.13-slim
+ARG PROMETHEUS_BASE_IMAGE=${BASE_IMAGE}
 ARG WORKER_BASE_IMAGE=${BASE_IMAGE}
+
+FROM ${PROMETHEUS_BASE_IMAGE} AS prometheus-files
+COPY scripts/prometheus_files.sh /
+RUN sh /prometheus_files.sh /files
+
+FROM scratch AS prometheus
+COPY --from=prometheus-files /files /
+USER 10001:10001
+WORKDIR /prometheus
+ENTRYPOINT ["/usr/bin/prometheus"]
 
 FROM ${BASE_IMAGE} AS operator-build
 COPY scripts/install_in_image.sh requirements/operator.txt build/wheels/operator/*.whl /wheels/

@@ -63,7 +63,7 @@ verify: crds ## Generates everything anew and fails on a difference
 	  manifests/install.yaml proto tests/contract/schemas
 
 .PHONY: image
-image: ## Builds the images of operator, gateway and worker, and prints their names
+image: ## Builds the images of operator, gateway, worker and Prometheus, and prints their names
 	$(CLUSTER) images $(CLUSTER_ARGS)
 
 .PHONY: e2e

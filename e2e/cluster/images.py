@@ -1,4 +1,4 @@
-"""The project's three images: built when their content changed, loaded into the nodes that lack them.
+"""The project's images: built when their content changed, loaded into the nodes that lack them.
 
 A tag is a hash of all that goes into the image, so an unchanged tree builds, loads and rolls out nothing.
 """
@@ -12,13 +12,15 @@ from pathlib import Path
 import archive
 import cluster
 import debian
-from console import Failure, ask, run, step
+from console import Failure, ask, run, say, step
+from debs import SUITE
 from engine import STOCK_BASE_IMAGE, Engine
 from lab import ROOT, Lab, digest
 
-PARTS = ("operator", "gateway", "worker")
-SIZE_LIMITS = {"operator": 250_000_000, "gateway": 250_000_000}
-_SUITE = "trixie"
+PARTS = ("prometheus", "operator", "gateway", "worker")
+"""In the Dockerfile's order; the worker's is the last."""
+SIZE_LIMITS = {"prometheus": 200_000_000, "operator": 250_000_000, "gateway": 250_000_000}
+_PROMETHEUS = ("prometheus", "ca-certificates")
 _PYTHON = ("python3", "python3-venv", "ca-certificates", "tini")
 _TORCH = (*_PYTHON, "python3-torch")
 
@@ -40,10 +42,10 @@ class Image:
 
 
 def ensure(lab: Lab, engine: Engine) -> list[Image]:
-    """All three images in the engine, each of this tree's content."""
-    with step("images of operator, gateway and worker") as current:
+    """All images in the engine, each of this tree's content."""
+    with step("images of operator, gateway, worker and Prometheus") as current:
         bases = _bases(lab, engine)
-        images = [Image(part, _content(part, bases)) for part in PARTS]
+        images = [Image(part, _content(part, _bases_of(part, bases))) for part in PARTS]
         missing = [image for image in images if not _exists(image)]
         if not missing:
             current.note = "reused"
@@ -57,13 +59,22 @@ def _bases(lab: Lab, engine: Engine) -> dict[str, str]:
     if not engine.offline:
         return {"BASE_IMAGE": STOCK_BASE_IMAGE}
     return {
-        "BASE_IMAGE": debian.userland(lab, "python", _SUITE, _PYTHON),
-        "WORKER_BASE_IMAGE": debian.userland(lab, "torch", _SUITE, _TORCH),
+        "BASE_IMAGE": debian.userland(lab, "python", SUITE, _PYTHON),
+        "PROMETHEUS_BASE_IMAGE": debian.userland(lab, "prometheus", SUITE, _PROMETHEUS),
+        "WORKER_BASE_IMAGE": debian.userland(lab, "torch", SUITE, _TORCH),
     }
+
+
+def _bases_of(part: str, bases: dict[str, str]) -> dict[str, str]:
+    """Those that this part's image comes from."""
+    own = f"{part.upper()}_BASE_IMAGE"
+    return {own: bases[own]} if own in bases else {"BASE_IMAGE": bases["BASE_IMAGE"]}
 
 
 def _content(part: str, bases: dict[str, str]) -> str:
     """The tag: a hash of the recipe, the pins, the base images' names and the sources."""
+    if part == "prometheus":
+        return digest([ROOT / "scripts/prometheus_files.sh"], _recipe_of(part), *bases.values())
     recipe = [ROOT / "Dockerfile", ROOT / "scripts/install_in_image.sh", ROOT / "requirements" / f"{part}.txt"]
     if part == "worker":
         recipe.append(ROOT / "requirements/torch.txt")
@@ -76,6 +87,12 @@ def _content(part: str, bases: dict[str, str]) -> str:
     for tree in trees:
         sources += [path for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return digest([*recipe, *dict.fromkeys(sources)], *(f"{key}={value}" for key, value in sorted(bases.items())))
+
+
+def _recipe_of(target: str) -> str:
+    """The Dockerfile's stages of one target, for an image that holds nothing of ours."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    return "\n".join(stage for stage in stages if f" AS {target}" in stage.partition("\n")[0])
 
 
 def _exists(image: Image) -> bool:
@@ -98,6 +115,8 @@ def _fetch_wheels(lab: Lab, part: str) -> None:
     """Wheels for the image's Python, each checked against its pinned hash, in build/wheels/<part>."""
     folder = ROOT / "build/wheels" / part
     pins = ROOT / "requirements" / f"{part}.txt"
+    if not pins.exists():
+        return
     mark = folder / "complete"
     key = digest([pins])
     if mark.exists() and mark.read_text() == key:
@@ -149,6 +168,7 @@ def _check_size(image: Image) -> None:
     limit = SIZE_LIMITS.get(image.part)
     if limit is not None and size > limit:
         raise Failure(f"{image.name} has {size / 1e6:.0f} MB; its limit is {limit / 1e6:.0f} MB")
+    say(f"   {image.name}: {size / 1e6:.0f} MB")
 
 
 def load(lab: Lab, engine: Engine, images: list[Image]) -> None:

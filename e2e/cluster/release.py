@@ -13,7 +13,7 @@ from lab import HERE, NAMESPACE, RELEASE, ROOT, Lab, digest
 
 CHART = ROOT / "helm/ryzanstein"
 VALUES = HERE / "values.yaml"
-DEPLOYMENTS = (f"{RELEASE}-operator", f"{RELEASE}-gateway")
+DEPLOYMENTS = (f"{RELEASE}-operator", f"{RELEASE}-gateway", f"{RELEASE}-prometheus")
 _NAMESPACE_MANIFEST = {
     "apiVersion": "v1",
     "kind": "Namespace",
@@ -82,7 +82,7 @@ def ensure(lab: Lab, connection: Connection, images: Sequence[Image], prefix: st
         run([*command, *values, "--description", wanted], log=log, timeout=120)
         if not _rolled_out(lab, timeout=240):
             _describe(lab)
-            raise Failure("the operator or the gateway did not become available within 240 s", log)
+            raise Failure("the operator, the gateway or Prometheus did not become available within 240 s", log)
 
 
 def _deployed() -> str | None:
