@@ -43,17 +43,21 @@ class Seen:
 @dataclass(frozen=True)
 class Memory:
     """What is remembered from one decision to the next; begins empty with each operator. Times are of one monotonic
-    clock, in seconds. wishes: (time, what the targets called for); changes: (time, size before, size after)."""
+    clock, in seconds. wishes: (time, what the targets called for); changes: (time, size before, size after); held:
+    when the size was last held for want of metrics, and what it was. It is the memory of decisions that are carried
+    out: where one is not, the memory from before it goes on."""
 
     wishes: tuple[tuple[float, int], ...] = ()
     changes: tuple[tuple[float, int, int], ...] = ()
+    held: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
     """The size, and how it came about.
 
-    active, active_words: of the condition ScalingActive: MetricsRead, MetricsUnavailable, AtZero, NotConfigured.
+    active, active_words: of the condition ScalingActive: MetricsRead, MetricsUnavailable, AtZero, or Pending as long as
+    nobody has asked.
     limit, limit_words: of ScalingLimited: AtMaximum, AtMinimum, AcceleratorBudget, CapacityUnavailable, RateLimited,
     Stabilizing; None where the targets have what they call for. metric, value, target: of the target that decided, as
     in the status. wish: what the targets called for, before any bound.
