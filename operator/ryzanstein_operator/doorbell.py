@@ -1,4 +1,5 @@
 """Where gateways say that requests wait for a replica, and how they see the replicas: authenticated POSTs, in threads.
+And where they ask for the overview that their page shows.
 
 Knows HTTP and the shared key; what follows from it is the loop's business. Takes nothing else from anybody: what comes
 without the key is not read.
@@ -52,6 +53,8 @@ Hear = Callable[[Word], Heard]
 """Asked from the server's threads; may raise TimeoutError."""
 HearView = Callable[[GatewayView], Heard]
 """The same."""
+Show = Callable[[], bytes | None]
+"""JSON, or None where another process leads. The same."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,16 @@ def key_matches(authorization: str, key_file: Path) -> bool:
 
 
 class Doorbell:
-    """Serves `contract.DEMAND_PATH` and `contract.VIEWS_PATH`. A context manager."""
+    """Serves `contract.DEMAND_PATH`, `contract.VIEWS_PATH` and `contract.OVERVIEW_PATH`. A context manager."""
 
-    def __init__(self, hear: Hear, hear_view: HearView, key_file: Path, host: str, port: int) -> None:
+    def __init__(
+        self, hear: Hear, hear_view: HearView, key_file: Path, host: str, port: int, show: Show = lambda: None
+    ) -> None:
         doors = {
             contract.DEMAND_PATH: _Door(MAX_BODY_BYTES, lambda body: hear(read_word(body))),
             contract.VIEWS_PATH: _Door(MAX_VIEW_BYTES, lambda body: hear_view(read_view(body))),
         }
-        self._server = _Server((host, port), _handler(doors, key_file))
+        self._server = _Server((host, port), _handler(doors, show, key_file))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="doorbell", daemon=True)
 
     @property
@@ -149,7 +154,7 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
 
-def _handler(doors: Mapping[str, _Door], key_file: Path) -> type[BaseHTTPRequestHandler]:
+def _handler(doors: Mapping[str, _Door], show: Show, key_file: Path) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5  # a client that sends nothing must not hold a thread
 
@@ -160,6 +165,25 @@ def _handler(doors: Mapping[str, _Door], key_file: Path) -> type[BaseHTTPRequest
                 self._answer(404, "There is nothing here.")
             else:
                 self._hear(door)
+
+        def do_GET(self) -> None:
+            if not key_matches(self.headers.get("authorization", ""), key_file):
+                self._answer(401, "A valid key is required.")
+            elif self.path != contract.OVERVIEW_PATH:
+                self._answer(404, "There is nothing here.")
+            else:
+                self._show()
+
+        def _show(self) -> None:
+            try:
+                body = show()
+            except TimeoutError:
+                self._answer(503, "The operator is busy.")
+                return
+            if body is None:
+                self._answer(Heard.STANDBY, Heard.STANDBY.name.lower())
+            else:
+                self._send(200, body)
 
         def _hear(self, door: _Door) -> None:
             length = self.headers.get("content-length", "")
@@ -176,7 +200,9 @@ def _handler(doors: Mapping[str, _Door], key_file: Path) -> type[BaseHTTPRequest
                 self._answer(heard, heard.name.lower())
 
         def _answer(self, status: int, words: str) -> None:
-            body = json.dumps({"message": words}).encode()
+            self._send(status, json.dumps({"message": words}).encode())
+
+        def _send(self, status: int, body: bytes) -> None:
             self.send_response_only(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ryzanstein_operator.decide.observed import ReplicaView, ServiceView
 from ryzanstein_operator.doorbell import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_VIEW_BYTES, Doorbell, Heard, Word
 from ryzanstein_operator.gateway_view import GatewayView, Told, read_view
-from ryzanstein_worker.contract import DEMAND_PATH, VIEWS_PATH
+from ryzanstein_worker.contract import DEMAND_PATH, OVERVIEW_PATH, VIEWS_PATH
 
 WORD = {"namespace": "team", "service": "chat-workers", "waiting": 3, "sender": "gateway-0/1"}
 KEY = "k" * 40
@@ -33,7 +33,8 @@ class Bell:
         self.busy = False
         self.key_file = folder / "key"
         self.key_file.write_text(KEY + "\n")
-        self.server = Doorbell(self.hear, self.hear_view, self.key_file, "127.0.0.1", 0)
+        self.overview: bytes | None = b'{"services": []}'
+        self.server = Doorbell(self.hear, self.hear_view, self.key_file, "127.0.0.1", 0, self.show)
 
     def hear(self, word: Word) -> Heard:
         if self.busy:
@@ -46,6 +47,19 @@ class Bell:
             raise TimeoutError
         self.views.append(view)
         return self.answer
+
+    def show(self) -> bytes | None:
+        if self.busy:
+            raise TimeoutError
+        return self.overview
+
+    def ask(self, path: str = OVERVIEW_PATH, key: str = f"Bearer {KEY}") -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"authorization": key})
+            with connection.getresponse() as answer:
+                assert answer.headers["content-type"] == "application/json"
+                return answer.status, answer.read()
 
     def ring(self, body: Any = WORD, *, path: str = DEMAND_PATH, method: str = "POST", **headers: str) -> int:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -113,11 +127,22 @@ def test_nonsense_is_refused_in_a_sentence(bell: Bell, body: Any) -> None:
 
 def test_other_paths_methods_and_sizes_are_refused(bell: Bell) -> None:
     assert bell.ring(path="/metrics") == 404
-    assert bell.ring(method="GET") == 501
+    assert bell.ring(path=OVERVIEW_PATH) == 404
+    assert bell.ring(method="PUT") == 501
+    assert bell.ask(DEMAND_PATH)[0] == 404
     assert bell.ring(b" " * (MAX_BODY_BYTES + 1)) == 413
     for length in ("x", "-1", "9" * 30):
         assert bell.ring(**{"content-length": length}) == 413
     assert bell.heard == []
+
+
+def test_the_overview_is_for_who_has_the_key_and_from_who_leads(bell: Bell) -> None:
+    assert bell.ask() == (200, bell.overview)
+    assert [bell.ask(key=key)[0] for key in ("", "Bearer wrong", KEY)] == [401] * 3
+    bell.overview = None
+    assert bell.ask()[0] == 503
+    bell.busy = True
+    assert bell.ask()[0] == 503
 
 
 def test_connections_are_bounded_and_their_places_come_back(bell: Bell) -> None:

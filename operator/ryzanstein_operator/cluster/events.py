@@ -9,6 +9,7 @@ from typing import Final
 
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.client import MERGE, ApiError, Cluster
+from ryzanstein_operator.cluster.recent import Recent
 from ryzanstein_operator.cluster.resources import EVENTS
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_worker import contract
@@ -29,11 +30,13 @@ class Recorder:
     """Posts events.k8s.io/v1 Events; the same type, reason and message about the same object only raises its count."""
 
     def __init__(self, cluster: Cluster, instance: str) -> None:
+        self.recent = Recent()
         self._cluster, self._instance = cluster, instance
         self._sent: OrderedDict[tuple[str, str, str, str], _Sent] = OrderedDict()
 
     async def emit(self, event: EmitEvent, about: Manifest) -> None:
         """Post `event` about the live object `about`. Never raises: an Event that is lost breaks nothing."""
+        self.recent.note(about["metadata"]["uid"], event)
         try:
             await self._emit(event, about)
         except ApiError as error:

@@ -21,6 +21,7 @@ from ryzanstein_operator.cluster.views import Views
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_operator.handlers.loop import Loop
+from ryzanstein_operator.handlers.show import Show
 from ryzanstein_operator.handlers.watch import NODE_SCOPE, handle_signals, scopes, watch
 from ryzanstein_operator.health import Answer, HealthServer, Probes
 from ryzanstein_operator.settings import Settings
@@ -51,6 +52,7 @@ class Operator:
         observer = Observer(cluster, cache, settings, demands.of)
         self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands, Views())
         self._cache = cache
+        self.show = Show(cache, recorder.recent, self._lease.identity, self._leads)
         self._event_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._beat = time.monotonic()
@@ -127,7 +129,11 @@ class Operator:
             self._beat = time.monotonic()
             await asyncio.sleep(BEAT_SECONDS)
 
-    # --- asked from the health server's threads --------------------------------------------------------
+    # --- asked from the servers' threads ---------------------------------------------------------------
+
+    def _leads(self) -> bool:
+        """It holds the Lease and knows what there is."""
+        return self._lease.held() and not self._loop.fault
 
     def _live(self) -> Answer:
         stuck = time.monotonic() - self._beat
@@ -183,7 +189,8 @@ async def serve(settings: Settings, host: str, port: int, demand_port: int = con
         with contextlib.ExitStack() as servers:
             servers.enter_context(HealthServer(operator.probes, host, port))
             if settings.demand_key_file is not None:
-                bell = Doorbell(operator.hear, operator.hear_view, settings.demand_key_file, host, demand_port)
+                key = settings.demand_key_file
+                bell = Doorbell(operator.hear, operator.hear_view, key, host, demand_port, operator.show)
                 servers.enter_context(bell)
             await operator.run()
     finally:
