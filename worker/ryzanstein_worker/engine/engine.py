@@ -13,6 +13,7 @@ from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.executor import Executor, RemoteLink
 from ryzanstein_worker.engine.frames import Begin, FromRank, Loaded, Ready, Refused, StepReport
 from ryzanstein_worker.engine.heartbeat import RankState
+from ryzanstein_worker.engine.ledger import RankNumbers
 from ryzanstein_worker.engine.local import RankLink
 from ryzanstein_worker.engine.request import Abort, AddRequest, TokenOutput
 from ryzanstein_worker.engine.status import (
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Make it with `start`, end it with `stop`. All but `epoch`, `health` and `load` is the event loop's thread's."""
+    """Make it with `start`, end it with `stop`. What says nothing of threads is the event loop's alone."""
 
     def __init__(self, config: EngineConfig, executor: Executor, info: ModelInfo) -> None:
         self._config = config
@@ -82,6 +83,10 @@ class Engine:
     def stats(self) -> EngineStats:
         """Rank 0's counters after its latest step."""
         return self._stats
+
+    def numbers(self) -> tuple[RankNumbers, ...]:
+        """What this pod's ranks have measured of their work, from shared memory. From any thread."""
+        return self._executor.numbers()
 
     async def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput, None]:
         """The request's outputs until the one with a finish_reason. Closing the generator earlier aborts the request.

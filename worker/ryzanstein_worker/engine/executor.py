@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ryzanstein_worker.config import EngineConfig, GroupConfig
 from ryzanstein_worker.engine.frames import FromParent, FromRank
 from ryzanstein_worker.engine.head import Head
+from ryzanstein_worker.engine.ledger import RankNumbers
 from ryzanstein_worker.engine.local import LocalRanks, RankLink
 from ryzanstein_worker.engine.loop_thread import LoopThread
 from ryzanstein_worker.engine.status import GroupLost
@@ -145,6 +146,10 @@ class Executor:
             await executor.stop()
             raise
         return executor
+
+    def numbers(self) -> tuple[RankNumbers, ...]:
+        """What this pod's ranks have measured of their work. From any thread."""
+        return self._local.numbers()
 
     async def stop(self) -> None:
         """End the ranks, of every pod: those of this one by closing their channels, which ends the others' too."""

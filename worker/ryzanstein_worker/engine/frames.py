@@ -22,6 +22,8 @@ class RankLaunch(msgspec.Struct, frozen=True, kw_only=True):
     parent_pid: int
     store_path: str
     heartbeat_fd: int
+    ledger_fd: int
+    spawned: float  # time.monotonic() of the parent: one clock for all processes of a machine
     parent_fd: int
     peer_fds: list[int]  # rank 0: one for each other rank; others: the one to rank 0
     seals_fd: int | None = None  # holds a PeerSeals; None: every peer is of this pod

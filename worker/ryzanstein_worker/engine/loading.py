@@ -4,7 +4,9 @@ Raises ConfigError (or ModelError, which is one) for what only the user can mend
 """
 
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 
 from ryzanstein_worker.engine.admission import Limits
 from ryzanstein_worker.engine.frames import RankLaunch
+from ryzanstein_worker.engine.ledger import Account, Stage
 from ryzanstein_worker.engine.limits import (
     cpu_kv_bytes,
     cuda_kv_bytes,
@@ -46,6 +49,7 @@ class LoadedRank:
     max_model_len: int
     tokens_a_step: int
     on_progress: Callable[[], None]
+    account: Account
     num_kv_blocks: int = 0
     limits: Limits = field(init=False)
     kv: KVCache = field(init=False)
@@ -59,8 +63,11 @@ class LoadedRank:
             tokens_a_step=self.tokens_a_step,
             num_blocks=num_kv_blocks,
         )
-        self.kv = self._cache(num_kv_blocks)
-        if self.decoder.device.type == "cpu":
+        with _timed(self.account, "kv_cache"):
+            self.kv = self._cache(num_kv_blocks)
+        if self.decoder.device.type != "cpu":  # measuring the memory has warmed it up
+            return
+        with _timed(self.account, "warm_up"):
             self.runner(self.on_progress).warm_up([min(_CPU_WARM_UP_TOKENS, self.limits.max_model_len - 1)])
 
     def runner(self, on_layer: Callable[[], None]) -> Runner:
@@ -111,37 +118,50 @@ class LoadedRank:
         )
 
 
-def load_rank(launch: RankLaunch, *, on_progress: Callable[[], None]) -> LoadedRank:
-    """Read the model's shape, meet the other ranks, read this rank's weights, measure what is left for the cache."""
+def load_rank(launch: RankLaunch, account: Account, *, on_progress: Callable[[], None]) -> LoadedRank:
+    """Read the model's shape, meet the other ranks, read this rank's weights, measure what is left for the cache.
+
+    `account` learns how long each stage took, and of the group's collectives.
+    """
     config = launch.config
     model = load_config(config.model_path)
     device = pick_device(config, launch.rank)
     max_model_len = pick_max_model_len(config, model)
     # Far beyond the hang timeout: the supervisor is who judges, by heartbeats, and names the culprit.
     timeout_seconds = config.startup_timeout_seconds + 6 * config.hang_timeout_seconds
-    group = Group.join(
-        launch.rank,
-        config.tensor_parallel_size,
-        store_path=Path(launch.store_path),
-        device=device,
-        timeout_seconds=timeout_seconds,
-        across=_across(launch, timeout_seconds),
-    )
+    with _timed(account, "group"):
+        group = Group.join(
+            launch.rank,
+            config.tensor_parallel_size,
+            store_path=Path(launch.store_path),
+            device=device,
+            timeout_seconds=timeout_seconds,
+            across=_across(launch, timeout_seconds),
+            meter=account,
+        )
     on_progress()
-    decoder = load_model(
-        config.model_path,
-        model,
-        dtype=pick_dtype(config, model, device),
-        device=device,
-        group=group,
-        max_model_len=max_model_len,
-        on_progress=on_progress,
-    )
-    loaded = LoadedRank(
-        launch, model, decoder, group, max_model_len, pick_batched_tokens(config, device), on_progress=on_progress
-    )
-    loaded.num_kv_blocks = loaded.count_blocks()
+    with _timed(account, "weights"):
+        decoder = load_model(
+            config.model_path,
+            model,
+            dtype=pick_dtype(config, model, device),
+            device=device,
+            group=group,
+            max_model_len=max_model_len,
+            on_progress=on_progress,
+        )
+    tokens_a_step = pick_batched_tokens(config, device)
+    loaded = LoadedRank(launch, model, decoder, group, max_model_len, tokens_a_step, on_progress, account)
+    with _timed(account, "profile"):
+        loaded.num_kv_blocks = loaded.count_blocks()
     return loaded
+
+
+@contextmanager
+def _timed(account: Account, stage: Stage) -> Iterator[None]:
+    begin = time.monotonic()
+    yield
+    account.stage(stage, time.monotonic() - begin)
 
 
 def _across(launch: RankLaunch, timeout_seconds: float) -> Across | None:

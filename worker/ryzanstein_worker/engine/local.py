@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ryzanstein_worker.config import EngineConfig
 from ryzanstein_worker.contract import ENV_HUB_TOKEN
 from ryzanstein_worker.engine.frames import FromParent, FromRank, PeerSeals, RankLaunch
 from ryzanstein_worker.engine.heartbeat import HeartbeatMap
+from ryzanstein_worker.engine.ledger import Ledger, RankNumbers
 from ryzanstein_worker.engine.supervisor import kill_all
 from ryzanstein_worker.parallel.messages import FrameCodec
 from ryzanstein_worker.parallel.seal import Seal
@@ -81,12 +83,16 @@ class LocalRanks:
         processes: list[subprocess.Popen[bytes]],
         links: list[RankLink],
         slots: HeartbeatMap,
+        ledger: Ledger,
+        ranks: range,
         stores: dict[int, socket.socket],
         directory: Path,
     ) -> None:
         self.processes = processes
         self.links = links
         self.slots = slots
+        self._ledger = ledger
+        self._ranks = ranks
         self.stores = stores
         self._directory = directory
 
@@ -98,9 +104,11 @@ class LocalRanks:
         directory = Path(tempfile.mkdtemp(prefix="ryzanstein-"))
         heartbeat_fd = HeartbeatMap.create(config.tensor_parallel_size)
         slots = HeartbeatMap(heartbeat_fd, config.tensor_parallel_size)
+        ledger_fd = Ledger.create(config.tensor_parallel_size)
+        ledger = Ledger(ledger_fd, config.tensor_parallel_size)
         ranks = config.ranks_of(node_rank)
         sockets = _Sockets.make(ranks, across=network is not None)
-        launches = _Launches(config, epoch, directory, heartbeat_fd, sockets, network)
+        launches = _Launches(config, epoch, directory, heartbeat_fd, ledger_fd, sockets, network)
         processes: list[subprocess.Popen[bytes]] = []
         try:
             processes += [launches.spawn(rank) for rank in ranks]
@@ -111,10 +119,16 @@ class LocalRanks:
             raise
         finally:
             os.close(heartbeat_fd)
+            os.close(ledger_fd)
             sockets.close_theirs()
             for wire in network.wires.values() if network is not None else ():
                 wire.sock.close()
-        return cls(processes, links, slots, {rank: pair[0] for rank, pair in sockets.stores.items()}, directory)
+        stores = {rank: pair[0] for rank, pair in sockets.stores.items()}
+        return cls(processes, links, slots, ledger, ranks, stores, directory)
+
+    def numbers(self) -> tuple[RankNumbers, ...]:
+        """What each rank of this pod has measured of its work. From any thread."""
+        return tuple(self._ledger.account(rank).read(rank) for rank in self._ranks)
 
     async def stop(self) -> None:
         """Tell the ranks to go by closing their channels; kill what is still there after three seconds."""
@@ -140,6 +154,7 @@ class _Launches:
     epoch: str
     directory: Path
     heartbeat_fd: int
+    ledger_fd: int
     sockets: _Sockets
     network: Network | None
 
@@ -153,6 +168,8 @@ class _Launches:
             parent_pid=os.getpid(),
             store_path=str(self.directory / "store"),
             heartbeat_fd=self.heartbeat_fd,
+            ledger_fd=self.ledger_fd,
+            spawned=time.monotonic(),
             parent_fd=self.sockets.parents[rank][1].fileno(),
             peer_fds=[peer.fileno() for peer in peers],
             seals_fd=seals_fd,
@@ -196,6 +213,6 @@ def _spawn(launch: RankLaunch) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "ryzanstein_worker.engine.rank", msgspec.json.encode(launch).decode()],
         stdin=subprocess.DEVNULL,
-        pass_fds=[launch.heartbeat_fd, launch.parent_fd, *launch.peer_fds, *across],
+        pass_fds=[launch.heartbeat_fd, launch.ledger_fd, launch.parent_fd, *launch.peer_fds, *across],
         env=environment,
     )

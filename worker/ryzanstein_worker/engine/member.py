@@ -17,6 +17,7 @@ from ryzanstein_worker.engine.frames import FromRank, Ready, Refused
 from ryzanstein_worker.engine.identity import settings_of
 from ryzanstein_worker.engine.inquest import Inquest
 from ryzanstein_worker.engine.joining import Caller, HeadChannel
+from ryzanstein_worker.engine.ledger import RankNumbers
 from ryzanstein_worker.engine.local import LocalRanks, Network, RankLink
 from ryzanstein_worker.engine.node_frames import (
     End,
@@ -33,7 +34,7 @@ from ryzanstein_worker.engine.node_frames import (
     ToRank,
 )
 from ryzanstein_worker.engine.silence import Silence, sign_seconds
-from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, RankHealth
+from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, ModelInfo, RankHealth
 from ryzanstein_worker.engine.stores import serve_stores
 from ryzanstein_worker.engine.supervisor import Supervisor
 from ryzanstein_worker.engine.verdict import Blame, Evidence
@@ -62,6 +63,7 @@ class Member:
         """Raises ConfigError."""
         self.epoch = ""
         self.ready = asyncio.Event()  # this pod's ranks have loaded and warmed up
+        self.info: ModelInfo | None = None  # known from then on
         self._config = config
         self._group = group
         settings = settings_of(config, group, os.environ.get(ENV_REVISION, ""))
@@ -119,6 +121,10 @@ class Member:
     def load(self) -> EngineLoad:
         """None: node rank 0 has the scheduler that tells."""
         return EngineLoad(running=0, waiting=0, kv_cache_usage=0.0)
+
+    def numbers(self) -> tuple[RankNumbers, ...]:
+        """What this pod's ranks have measured of their work. From any thread."""
+        return self._local.numbers() if self._local is not None else ()
 
     # --- Work --------------------------------------------------------------------------------------
 
@@ -180,6 +186,7 @@ class Member:
         if isinstance(message, Refused):
             self._refusal = message.sentence
         if isinstance(message, Ready):
+            self.info = message.info
             self._waiting.discard(rank)
             if not self._waiting:
                 self.ready.set()

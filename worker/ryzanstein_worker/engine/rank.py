@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from functools import partial
 
 import msgspec
@@ -31,6 +32,7 @@ from ryzanstein_worker.engine.frames import (
 from ryzanstein_worker.engine.heartbeat import HeartbeatMap, RankState
 from ryzanstein_worker.engine.inbox import Inbox
 from ryzanstein_worker.engine.leader import Leader
+from ryzanstein_worker.engine.ledger import Ledger
 from ryzanstein_worker.engine.loading import LoadedRank, load_rank
 from ryzanstein_worker.engine.replica import Replica
 from ryzanstein_worker.engine.runner import StepOutOfMemoryError
@@ -53,6 +55,8 @@ class RankProcess:
     def __init__(self, launch: RankLaunch) -> None:
         self.launch = launch
         self._slots = HeartbeatMap(launch.heartbeat_fd, launch.config.tensor_parallel_size)
+        self._account = Ledger(launch.ledger_fd, launch.config.tensor_parallel_size).account(launch.rank)
+        self._account.stage("process", time.monotonic() - launch.spawned)
         # Idle turns must beat well within the hang timeout.
         self._tick = min(1.0, launch.config.hang_timeout_seconds / 4)
         parent = socket.socket(fileno=launch.parent_fd)
@@ -66,7 +70,7 @@ class RankProcess:
         """Load, meet the others, serve until the parent goes. Raises what ended it."""
         torch.set_num_threads(self.launch.config.threads_per_rank)
         try:
-            loaded = load_rank(self.launch, on_progress=partial(self._beat, RankState.LOADING))
+            loaded = load_rank(self.launch, self._account, on_progress=partial(self._beat, RankState.LOADING))
             self._to_parent.send(Loaded(rank=self.launch.rank, num_kv_blocks=loaded.num_kv_blocks))
             begin = self._to_parent.receive()  # this end beats while it waits
             if not isinstance(begin, Begin):
@@ -96,6 +100,7 @@ class RankProcess:
             peers=self._peers,
             beat=self._beat,
             tell_load=self._slots.tell_load,
+            account=self._account,
             tick=self._tick,
         ).run()
 

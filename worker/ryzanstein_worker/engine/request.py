@@ -47,6 +47,7 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     output_token_ids: list[int] = []  # generated before, elsewhere: `sampling` counts them, no output repeats them
     cache_salt: bytes = b""  # tenant's salt: prefix blocks are shared only under equal salts
     arrival: float = 0.0  # time.monotonic() of the server process
+    traced: bool = False  # its outputs tell which steps it took part in
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -63,7 +64,18 @@ class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: list[float]
 
 
-class TokenOutput(msgspec.Struct, frozen=True, kw_only=True):
+class StepPart(msgspec.Struct, frozen=True, array_like=True):
+    """A traced request's part in one step of the engine."""
+
+    number: int  # of the step, from 1 since the start of the group
+    requests: int  # in the step's batch
+    step_tokens: int  # that the step computed for all of them
+    tokens: int  # that it computed for this request
+    begin: float  # time.monotonic() of the rank process
+    seconds: float
+
+
+class TokenOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one step gave one request. The last one carries `finish_reason`."""
 
     request_id: str
@@ -73,3 +85,4 @@ class TokenOutput(msgspec.Struct, frozen=True, kw_only=True):
     num_cached_tokens: int = 0  # prompt tokens that were found in the prefix cache
     error: str | None = None  # with finish_reason "error": a fixed sentence, never an exception's text
     first_scheduled: float | None = None  # time.monotonic() of the rank process: with the first output only
+    steps: list[StepPart] = []  # of a traced request, since its last output

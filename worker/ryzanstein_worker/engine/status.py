@@ -24,6 +24,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0  # 0..1: share of blocks held by requests (free cached blocks do not count)
+    kv_blocks_free: int = 0  # cached blocks that no request holds are free
     prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hits: int = 0  # of those, found
     preemptions: int = 0

@@ -1,9 +1,11 @@
 """What the ranks of a group say to one another in a step. In a group of one each of these is free.
 
 Every call is made by all ranks in the same order. A peer that dies or is late past the group's deadline ends the call
-with PeerLostError; the tensors are then undefined.
+with PeerLostError; the tensors are then undefined. The group's meter is told how long each call took this rank: what it
+waits for the others is in it. With NCCL that is the time to hand the work to the device, which goes on without us.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,12 +18,16 @@ from ryzanstein_worker.parallel.shared_memory import CHUNK_BYTES, SharedMemory
 
 def all_reduce(x: torch.Tensor, group: Group) -> torch.Tensor:
     """Sum of every rank's `x` (contiguous, one shape and floating dtype), in place; returns `x`."""
+    if group.size == 1:
+        return x
+    begin = time.monotonic_ns()
     if group.shared_memory is not None:
         for part in _chunks(x):
             _add_up(group.shared_memory.exchange(part), part)
-    elif group.size > 1:
+    else:
         with _peers(group):
             dist.all_reduce(x)
+    group.meter.collective("all_reduce", time.monotonic_ns() - begin)
     return x
 
 
@@ -29,6 +35,7 @@ def gather_vocab(logits_NV: torch.Tensor, group: Group) -> torch.Tensor | None:
     """Each rank's equal share of the vocabulary, joined in rank order: [N, V * size] on rank 0, None elsewhere."""
     if group.size == 1:
         return logits_NV
+    begin = time.monotonic_ns()
     logits_NV = logits_NV.contiguous()
     shares = [torch.empty_like(logits_NV) for _ in range(group.size)] if group.rank == 0 else None
     if group.shared_memory is not None:
@@ -36,6 +43,7 @@ def gather_vocab(logits_NV: torch.Tensor, group: Group) -> torch.Tensor | None:
     else:
         with _peers(group):
             dist.gather(logits_NV, shares, dst=0)
+    group.meter.collective("gather", time.monotonic_ns() - begin)
     return torch.cat(shares, dim=-1) if shares is not None else None
 
 
@@ -46,6 +54,7 @@ def broadcast_ints(values: list[int] | None, count: int, group: Group, device: t
         assert len(values) == count
     if group.size == 1:
         return values or []
+    begin = time.monotonic_ns()
     message_N = torch.tensor([0] * count if values is None else values, dtype=torch.int64, device=device)
     if group.shared_memory is not None:
         for part in _chunks(message_N):
@@ -54,6 +63,7 @@ def broadcast_ints(values: list[int] | None, count: int, group: Group, device: t
         with _peers(group):
             dist.broadcast(message_N, src=0)
     received: list[int] = message_N.tolist()
+    group.meter.collective("broadcast", time.monotonic_ns() - begin)
     return received
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]  # torch forgets __all__
 
+from ryzanstein_worker.parallel.meter import NO_METER, Meter
 from ryzanstein_worker.parallel.shared_memory import PeerLostError, SharedMemory, is_supported
 
 Backend = Literal["shared_memory", "gloo", "nccl"]
@@ -36,6 +37,7 @@ class Group:
     size: int = 1
     shared_memory: SharedMemory | None = field(default=None, compare=False, repr=False)  # None: torch.distributed
     across: Across | None = field(default=None, compare=False, repr=False)  # held, for torch does not keep the store
+    meter: Meter = field(default=NO_METER, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -52,13 +54,14 @@ class Group:
         timeout_seconds: float,
         backend: Backend | None = None,
         across: Across | None = None,
+        meter: Meter = NO_METER,
     ) -> "Group":
         """Meet the other ranks at `store_path`, a name in a directory that is private to this start of the group, or
         through `across`.
 
         CUDA uses NCCL; CPU shared memory, or gloo over loopback where shared memory is not supported, or gloo over the
         pods' network. `timeout_seconds` bounds the meeting and every later collective. A process joins one group in
-        its life. Raises PeerLostError if not all ranks came in time.
+        its life. `meter` is told of every collective. Raises PeerLostError if not all ranks came in time.
         """
         if size == 1:
             return cls(rank, size)
@@ -66,7 +69,7 @@ class Group:
             in_memory = across is None and is_supported(size)
             backend = "nccl" if device.type == "cuda" else "shared_memory" if in_memory else "gloo"
         if backend == "shared_memory":
-            return cls(rank, size, SharedMemory(store_path, rank, size, timeout_seconds=timeout_seconds))
+            return cls(rank, size, SharedMemory(store_path, rank, size, timeout_seconds=timeout_seconds), meter=meter)
         # By its name: gloo would otherwise listen on whatever address the host name resolves to.
         os.environ["GLOO_SOCKET_IFNAME"] = across.interface if across is not None else "lo"
         if across is not None:
@@ -83,7 +86,7 @@ class Group:
             )
         except RuntimeError as error:
             raise PeerLostError(f"rank {rank} could not meet the other ranks in {timeout_seconds:g} s") from error
-        return cls(rank, size, across=across)
+        return cls(rank, size, across=across, meter=meter)
 
     def close(self) -> None:
         """Leave the group in good order. Does not wait for the others; for a group of one it does nothing."""
