@@ -165,7 +165,8 @@ _SERVICE: Final = TypeAdapter(ServiceRow)
 
 def encode(operator: OperatorRow, pictures: Iterable[Picture], total: int, now: datetime) -> bytes:
     """The whole answer, with as many of the services as there is room for. `total`: how many there are."""
-    rows, room = [], MAX_BYTES
+    rows: list[bytes] = []
+    room = MAX_BYTES
     for picture in pictures:
         row = _SERVICE.dump_json(service_row(picture, now))
         room -= len(row) + 1
@@ -210,8 +211,15 @@ def service_row(picture: Picture, now: datetime) -> ServiceRow:
 def _autoscaling(wanted: Manifest | None, told: Manifest) -> AutoscalingRow | None:
     if wanted is None:
         return None
-    words = [told.get(name, "") for name in ("metric", "value", "target", "message", "lastScaleTime")]
-    return AutoscalingRow(*words, min_replicas=wanted.get("minReplicas", 1), max_replicas=wanted["maxReplicas"])
+    return AutoscalingRow(
+        metric=told.get("metric", ""),
+        value=told.get("value", ""),
+        target=told.get("target", ""),
+        message=told.get("message", ""),
+        last_scale_time=told.get("lastScaleTime") or "",
+        min_replicas=wanted.get("minReplicas", 1),
+        max_replicas=wanted["maxReplicas"],
+    )
 
 
 def _condition(one: Manifest) -> ConditionRow:
