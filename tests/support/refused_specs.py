@@ -1,33 +1,10 @@
 """InferenceServices that must be refused, each with the sentence to expect, and some that must not. Data only."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
-HUB = {"uri": "hf://Qwen/Qwen3-8B"}
-DEMO = {"uri": "demo://"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A spec (the demo model where it names none) and a part of the sentence with which it is refused.
-
-    schema: the API server refuses it by a bound or an enum, in its own words; `plan` refuses it in pydantic's.
-    """
-
-    title: str
-    sentence: str
-    spec: dict[str, Any] = field(default_factory=dict)
-    name: str = "chat"
-    schema: bool = False
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "apiVersion": "ryzanstein.dev/v1alpha1",
-            "kind": "InferenceService",
-            "metadata": {"name": self.name},
-            "spec": {"model": DEMO, **self.spec},
-        }
+from refused_autoscaling import ACCEPTED_AUTOSCALING, REFUSED_AUTOSCALING
+from spec_case import DEMO, HUB
+from spec_case import Case as Case
 
 
 def _model(title: str, sentence: str, **model: Any) -> Case:
@@ -138,6 +115,7 @@ REFUSED = (
         "NoExecute only",
         {"template": {"tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 5}]}},
     ),
+    *REFUSED_AUTOSCALING,
 )
 
 ACCEPTED = (
@@ -224,4 +202,5 @@ ACCEPTED = (
             }
         },
     ),
+    *ACCEPTED_AUTOSCALING,
 )

@@ -34,7 +34,8 @@ def test_a_right_spec_is_taken_and_left_as_it_was(case: Case) -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ({"model": {"uri": "demo://"}, "autoscaling": {}}, "spec.autoscaling: is not a field of this version"),
+        ({"model": {"uri": "demo://"}, "adapters": []}, "spec.adapters: is not a field of this version"),
+        ({"model": {"uri": "demo://"}, "autoscaling": {"maxReplicas": 2}}, "spec.autoscaling.targets: is required"),
         ({"model": {"uri": "demo://", "quantization": "int8"}}, "spec.model.quantization: is not a field"),
         ({"model": {}}, "spec.model.uri: is required"),
         ({"model": {"uri": "demo://"}, "replicas": "2"}, "spec.replicas: "),
