@@ -81,7 +81,9 @@ def bare_deployment(index: int) -> Manifest:
     """The Deployment that the operator would make for `service(index)`, of nobody: no owner, no label of ours."""
     live = service(index)
     live["metadata"] |= {"namespace": TEAM}
-    made = deployment(parse(InferenceService, live), Settings(RELEASE, _ENVIRONMENT["RYZANSTEIN_WORKER_IMAGE"]))
+    parsed = parse(InferenceService, live)
+    settings = Settings(RELEASE, _ENVIRONMENT["RYZANSTEIN_WORKER_IMAGE"])
+    made = deployment(parsed, settings, parsed.spec.replicas)
     name = live["metadata"]["name"]
     made["metadata"] = {"name": name}
     made["spec"]["selector"] = {"matchLabels": {"app": name}}

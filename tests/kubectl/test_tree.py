@@ -161,6 +161,7 @@ def test_conditions_of_one_reason_stand_together_with_the_remedy_and_what_is_wel
     assert found.concerns[0].remedy.replace("`", "") in " ".join(shown(snapshot(live), width=1000).split())
 
 
+_SCALING = (ConditionType.SCALING_ACTIVE, ConditionType.SCALING_LIMITED)
 _BAD = {*BROKEN, *BLOCKED, Reason.MODEL_NAME_TAKEN, Reason.ROLLOUT_STALLED, Reason.STUCK_TERMINATING}
 _FINE = {
     Reason.ALL_REPLICAS_READY,
@@ -173,8 +174,11 @@ _FINE = {
     Reason.SCHEDULED,
     Reason.AS_EXPECTED,
     Reason.SCALED_TO_ZERO,
+    Reason.SCALING_UP,
 }
-_MAY_WORRY = [(kind, reason) for kind, found in REASONS.items() for reason in found if reason not in _FINE]
+_MAY_WORRY = [
+    (kind, reason) for kind, found in REASONS.items() for reason in found if reason not in _FINE if kind not in _SCALING
+]
 
 
 @pytest.mark.parametrize(("kind", "reason"), _MAY_WORRY)
@@ -185,6 +189,32 @@ def test_every_reason_that_the_operator_may_give_is_told_apart(kind: ConditionTy
         status = "True"
     (concern,) = only(tree(snapshot(service(conditions=(condition(kind, status, reason),))))).concerns
     assert concern.mood == ("bad" if reason in _BAD else "waiting")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason", "mood"),
+    [
+        ("ScalingActive", "False", "MetricsUnavailable", "bad"),
+        ("ScalingActive", "Unknown", "Pending", "waiting"),
+        ("ScalingActive", "True", "MetricsRead", None),
+        ("ScalingActive", "True", "AtZero", None),
+        ("ScalingActive", "False", "NotConfigured", None),
+        ("ScalingLimited", "True", "CapacityUnavailable", "waiting"),
+        ("ScalingLimited", "True", "AtMaximum", "waiting"),
+        ("ScalingLimited", "True", "AtMinimum", None),
+        ("ScalingLimited", "True", "AcceleratorBudget", None),
+        ("ScalingLimited", "True", "RateLimited", None),
+        ("ScalingLimited", "True", "Stabilizing", None),
+        ("ScalingLimited", "Unknown", "Pending", None),
+        ("ScalingLimited", "False", "WithinBounds", None),
+        ("ScalingLimited", "False", "NotConfigured", None),
+    ],
+)
+def test_of_scaling_only_what_somebody_may_want_to_change_is_a_concern(
+    kind: ConditionType, status: str, reason: Reason, mood: str | None
+) -> None:
+    found = only(tree(snapshot(service(conditions=(condition(kind, status, reason),))))).concerns
+    assert [concern.mood for concern in found] == ([mood] if mood else [])
 
 
 def test_a_reason_of_another_version_is_shown_as_it_is() -> None:

@@ -80,7 +80,7 @@ def group_pods(group: Manifest, *nodes: str, ready: bool = True, made: datetime 
 
 def fixed(live: Manifest) -> tuple[Manifest, ...]:
     """What the service has one of, as it stands after it was applied."""
-    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS)]
+    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS, 1)]
     for child in found:
         uid = f"uid-{child['kind']}-{child['metadata']['name']}"
         child["metadata"] |= {"uid": uid, "generation": 1, "resourceVersion": "7", "creationTimestamp": stamp(NOW)}

@@ -47,12 +47,12 @@ def parsed(live: Manifest) -> InferenceService:
 
 def desired(live: Manifest, settings: Settings = SETTINGS) -> dict[str, Manifest]:
     """The children of a service by kind."""
-    return {child["kind"]: child for child in children(parsed(live), settings)}
+    return {child["kind"]: child for child in children(parsed(live), settings, parsed(live).spec.replicas)}
 
 
 def live_children(live: Manifest) -> tuple[Manifest, ...]:
     """The children as they stand after they were applied: with UIDs, and a Deployment that has rolled out."""
-    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS)]
+    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS, parsed(live).spec.replicas)]
     for child in found:
         child["metadata"] |= {"uid": f"uid-{child['kind']}", "generation": 1, "resourceVersion": "7"}
         if child["kind"] == "Deployment":

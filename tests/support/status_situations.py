@@ -33,6 +33,7 @@ from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.observed import Demand, NodeVerdict, Observed, Ref, ReplicaView, ServiceView
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.decide.reconcile import reconcile
+from scaling_situations import SCALING_EVENTS, SCALING_SITUATIONS
 
 HUB = service(model={"uri": "hf://a/b"})
 ONE, TWO, ZERO = service(), service(replicas=2), service(replicas=0)
@@ -432,6 +433,7 @@ SITUATIONS: dict[str, tuple[Observed, dict[str, str]]] = {
         {"Ready": "False Unschedulable", "Serving": "False Unschedulable", "Degraded": "True Unschedulable"},
     ),
     **GROUP_SITUATIONS,
+    **SCALING_SITUATIONS,
 }
 
 EVENTS: dict[str, Observed] = {
@@ -440,6 +442,7 @@ EVENTS: dict[str, Observed] = {
     "somebody scaled the Deployment by hand": drifted(),
     "requests wait at zero": replace(settled(ZERO), demand=Demand(waiting=3)),
     **GROUP_EVENTS,
+    **SCALING_EVENTS,
 }
 """Situations that Events alone tell of."""
 

@@ -26,6 +26,8 @@ _UNDER_WAY = (
     Reason.PENDING,
     Reason.ROLLOUT_COMPLETE,
 )
+_TOO_SMALL = (Reason.AT_MAXIMUM, Reason.CAPACITY_UNAVAILABLE)
+"""Limits that somebody may want to lift; the others are as they were asked for, or pass by themselves."""
 _SOON_SECONDS = 300.0
 """A service without any status is given so long before that is called wrong: the operator may just be starting."""
 
@@ -35,7 +37,7 @@ def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
     conditions = service.get("status", {}).get("conditions") or ()
     if not conditions:
         return (_unseen(service, now),)
-    if service["spec"].get("replicas", 1) == 0:  # as it was asked for
+    if _wanted(service) == 0:  # as it was asked for, or nobody asks for anything
         conditions = [condition for condition in conditions if condition["reason"] != Reason.SCALED_TO_ZERO]
     found: dict[str, list[Manifest]] = {}
     for condition in conditions:
@@ -45,16 +47,28 @@ def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
     return tuple(sorted(made, key=lambda concern: concern.mood != "bad"))
 
 
+def _wanted(service: Manifest) -> int:
+    if service["spec"].get("autoscaling"):
+        return int(service.get("status", {}).get("desiredReplicas", 1))
+    return int(service["spec"].get("replicas", 1))
+
+
 def _as_it_should_be(condition: Manifest) -> bool:
     if condition["type"] == ConditionType.PROGRESSING:
         return (condition["status"], condition["reason"]) == ("False", Reason.ROLLOUT_COMPLETE)
+    if condition["type"] == ConditionType.SCALING_ACTIVE:
+        return bool(condition["status"] == "True" or condition["reason"] == Reason.NOT_CONFIGURED)
+    if condition["type"] == ConditionType.SCALING_LIMITED:
+        return condition["status"] != "True" or condition["reason"] not in _TOO_SMALL
     good = _GOOD.get(condition["type"])
     return good is None or bool(condition["status"] == good)
 
 
 def _concern(group: list[Manifest], now: datetime) -> Concern:
     first = group[0]
-    under_way = first["reason"] in _UNDER_WAY or (first["type"] == "Progressing" and first["status"] == "True")
+    under_way = first["reason"] in (*_UNDER_WAY, *_TOO_SMALL) or (
+        first["type"] == "Progressing" and first["status"] == "True"
+    )
     mood: Mood = "waiting" if under_way else "bad"
     return Concern(
         conditions=tuple(f"{item['type']}={item['status']}" for item in group),

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     REPLICAS_STARTING = "ReplicasStarting"
     DOWNLOADING = "Downloading"
     PENDING = "Pending"
+    SCALING_UP = "ScalingUp"
     SCALED_TO_ZERO = "ScaledToZero"
     # How the size is chosen.
     NOT_CONFIGURED = "NotConfigured"
@@ -86,6 +87,7 @@ MEANING: dict[Reason, str] = {
     Reason.REPLICAS_STARTING: "Replicas are on their way up.",
     Reason.DOWNLOADING: "The model is being downloaded.",
     Reason.PENDING: "Nothing is known yet.",
+    Reason.SCALING_UP: "More replicas were asked for than answer so far; of those that did before none is missing.",
     Reason.SCALED_TO_ZERO: "No replica is asked for: requests wait for one up to `routing.queueTimeoutSeconds`.",
     Reason.NOT_CONFIGURED: "`spec.autoscaling` is not set: `spec.replicas` is the size.",
     Reason.METRICS_READ: "The targets' metrics are known, and the size follows them.",
@@ -148,7 +150,9 @@ REMEDY: dict[Reason, str] = {
     Reason.DOWNLOADING: "Wait; `kubectl logs POD -c fetch -f` shows each file. With `spec.model.cacheClaim` the next "
     "pod finds them there.",
     Reason.PENDING: "Wait a few seconds. If it stays, look whether the operator is at work (below).",
-    Reason.SCALED_TO_ZERO: "`kubectl scale rzi NAME --replicas=1` when it is to answer again.",
+    Reason.SCALING_UP: "Wait: clients are served meanwhile. If it stays, `CapacityAvailable` and `Degraded` say why.",
+    Reason.SCALED_TO_ZERO: "`kubectl scale rzi NAME --replicas=1` when it is to answer again; with `spec.autoscaling` "
+    "the next request brings a replica.",
     Reason.NOT_CONFIGURED: "",
     Reason.METRICS_READ: "",
     Reason.METRICS_UNAVAILABLE: "The message names the query and what came back. Check that Prometheus is up and "
@@ -245,6 +249,7 @@ BLOCKED = (Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.APPLY_REFUSED)
 
 EVENTS = (
     Reason.DRIFT_CORRECTED,
+    Reason.RESCALED,
     Reason.REQUESTS_WAITING,
     Reason.NODE_UNHEALTHY,
     Reason.NODE_RECOVERED,
@@ -258,6 +263,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.ALL_REPLICAS_READY,
         Reason.PREVIOUS_REVISION_SERVES,
         Reason.ROLLING_OUT,
+        Reason.SCALING_UP,
         Reason.REPLICAS_STARTING,
         Reason.SCALED_TO_ZERO,
         Reason.MODEL_NAME_TAKEN,

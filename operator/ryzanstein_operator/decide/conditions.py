@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ryzanstein_operator.api.conditions import ConditionType, Status
 from ryzanstein_operator.api.reasons import Reason
+from ryzanstein_operator.decide import scaled
 from ryzanstein_operator.decide.facts import Facts
 from ryzanstein_operator.decide.pods import Trouble
 
@@ -24,8 +25,8 @@ def verdicts(facts: Facts) -> dict[ConditionType, Verdict]:
         ConditionType.PROGRESSING: _progressing(facts),
         ConditionType.MODEL_CACHED: _model_cached(facts),
         ConditionType.CAPACITY_AVAILABLE: _capacity(facts),
-        ConditionType.SCALING_ACTIVE: _not_scaled(facts),
-        ConditionType.SCALING_LIMITED: _not_scaled(facts),
+        ConditionType.SCALING_ACTIVE: Verdict(*scaled.scaling_active(facts)),
+        ConditionType.SCALING_LIMITED: Verdict(*scaled.scaling_limited(facts)),
         ConditionType.DEGRADED: _degraded(facts),
     }
 
@@ -36,7 +37,7 @@ def _ready(facts: Facts) -> Verdict:
     if facts.rival:
         return Verdict("False", Reason.MODEL_NAME_TAKEN, _rival_words(facts))
     if facts.wanted == 0:
-        return Verdict("False", Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+        return Verdict("False", Reason.SCALED_TO_ZERO, scaled.zero_words(facts))
     count = f"{len(facts.ready)} of {facts.wanted} replicas are ready"
     if facts.all_updated and len(facts.ready) >= facts.wanted:
         return Verdict("True", Reason.ALL_REPLICAS_READY, count)
@@ -45,6 +46,8 @@ def _ready(facts: Facts) -> Verdict:
     if facts.was_ready and facts.enough and not facts.rolled_out:
         # The last old replica is gone before the last new one is ready: with maxUnavailable, that is how it goes.
         return Verdict("True", Reason.ROLLING_OUT, f"{count}, as many as maxUnavailable asks for in a rollout")
+    if facts.growing:
+        return Verdict("True", Reason.SCALING_UP, f"{count}; {_waited_for(facts)}")
     return _not_up(facts, count)
 
 
@@ -65,7 +68,7 @@ def _serving(facts: Facts) -> Verdict:
     if facts.blocked:
         return Verdict("False", facts.blocked.reason, facts.blocked.message)
     if facts.wanted == 0:
-        return Verdict("False", Reason.SCALED_TO_ZERO, "spec.replicas is 0, so requests wait for one")
+        return Verdict("False", Reason.SCALED_TO_ZERO, f"{scaled.zero_words(facts)}; requests wait for one")
     return _not_up(facts, "no replica answers requests yet")
 
 
@@ -164,17 +167,11 @@ def _capacity(facts: Facts) -> Verdict:
     if claimless:
         return Verdict("Unknown", Reason.CLAIM_UNAVAILABLE, "no node is chosen before the volume claim is bound")
     if facts.wanted == 0:
-        return Verdict("True", Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+        return Verdict("True", Reason.SCALED_TO_ZERO, scaled.zero_words(facts))
     if without or len(facts.workers) < facts.wanted:
         placed = len(facts.workers) - len(without)
         return Verdict("Unknown", Reason.PENDING, f"{placed} of {facts.wanted} replicas have a node so far")
     return Verdict("True", Reason.SCHEDULED, "every replica has a node")
-
-
-def _not_scaled(facts: Facts) -> Verdict:
-    if facts.service is None:
-        return Verdict("Unknown", Reason.INVALID_SPEC, "the spec cannot be read")
-    return Verdict("False", Reason.NOT_CONFIGURED, "spec.autoscaling is not set; spec.replicas holds")
 
 
 def _degraded(facts: Facts) -> Verdict:

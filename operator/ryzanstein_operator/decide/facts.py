@@ -13,6 +13,8 @@ from ryzanstein_operator.decide.groups import groups_of, pods_a_replica
 from ryzanstein_operator.decide.observed import Observed
 from ryzanstein_operator.decide.pods import Trouble, Worker
 from ryzanstein_operator.decide.replicas import as_replicas
+from ryzanstein_operator.decide.size import held, in_force
+from ryzanstein_operator.decide.sizing import Decision
 from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
 
@@ -30,6 +32,8 @@ class Facts:
     the model name, as namespace/name; rolled_out and stalled: the Deployment's own word about the latest spec.
     leftovers: a sentence for each pod that should be gone and is not; was_ready: what the status says so far.
     turn: what is decided about replicas that are groups of pods; None where each is one pod.
+    wanted: the size in force; before: what it was until now; decision: how it was chosen, with spec.autoscaling.
+    told_ready: as many as the status says are ready so far.
     node_trouble: why replicas were taken from a node; unhealthy_nodes: all that cannot be counted on, as the status
     tells it.
     """
@@ -48,10 +52,10 @@ class Facts:
     turn: Turn | None = None
     node_trouble: Trouble | None = None
     unhealthy_nodes: tuple[UnhealthyNode, ...] = ()
-
-    @property
-    def wanted(self) -> int:
-        return self.service.spec.replicas if self.service else 0
+    wanted: int = 0
+    before: int = 0
+    told_ready: int = 0
+    decision: Decision | None = None
 
     @property
     def ready(self) -> tuple[Worker, ...]:
@@ -91,7 +95,23 @@ class Facts:
         allowed = self.service.spec.disruption.max_unavailable if self.service else 0
         if self.turn and self.turn.in_place:
             allowed = max(1, allowed)
-        return len(self.ready) >= max(1, self.wanted - allowed)
+        return self.growing or len(self.ready) >= max(1, self.wanted - allowed)
+
+    @property
+    def growing(self) -> bool:
+        """With spec.autoscaling: more are wanted than there were, and of those that answered none is missing.
+
+        Who was ready stays so while the others come. Who was not, because one was missing, is so again once nothing
+        but room for more is.
+        """
+        autoscaling = self.service.spec.autoscaling if self.service else None
+        if autoscaling is None or not 0 < len(self.ready) < self.wanted:
+            return False
+        if self.was_ready:
+            return len(self.ready) >= min(self.told_ready, self.wanted)
+        missing = [worker.trouble for worker in self.workers if not worker.ready]
+        room = bool(missing) and all(one is not None and one.reason == Reason.UNSCHEDULABLE for one in missing)
+        return room and len(self.ready) >= autoscaling.min_replicas
 
     @property
     def withheld(self) -> Trouble | None:
@@ -126,7 +146,7 @@ def gather(
     return Facts(
         service=service,
         blocked=blocked,
-        workers=_workers(observed, now),
+        workers=workers_of(observed, now),
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
@@ -136,12 +156,22 @@ def gather(
         leftovers=steps.leftover_words(observed.pods, now),
         was_ready=_was_ready(observed.service),
         turn=turn,
+        wanted=in_force(observed, service) if service else 0,
+        before=_before(observed, service),
+        told_ready=int((observed.service.get("status") or {}).get("readyReplicas") or 0),
+        decision=observed.decision if service and service.spec.autoscaling else None,
         node_trouble=sight.node_trouble(observed),
         unhealthy_nodes=sight.unhealthy_nodes(observed),
     )
 
 
-def _workers(observed: Observed, now: datetime) -> tuple[Worker, ...]:
+def _before(observed: Observed, service: InferenceService | None) -> int:
+    autoscaling = service.spec.autoscaling if service else None
+    return held(observed, autoscaling) if autoscaling else 0
+
+
+def workers_of(observed: Observed, now: datetime) -> tuple[Worker, ...]:
+    """The replicas, as pods, gateways and nodes show them."""
     found = sight.beheld(pods.workers(observed.pods, now), observed)
     groups = groups_of(observed)
     return as_replicas(groups, found) if groups or pods_a_replica(observed.service) > 1 else found

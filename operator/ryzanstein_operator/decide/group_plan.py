@@ -10,6 +10,7 @@ from ryzanstein_operator.decide.groups import group_name, groups_of, strays
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, CreateKey, Delete
 from ryzanstein_operator.decide.rollout import Wish
+from ryzanstein_operator.decide.size import in_force
 from ryzanstein_operator.decide.times import moment
 from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
@@ -25,7 +26,7 @@ KEY_MISSED = timedelta(seconds=10)
 
 def decide(observed: Observed, service: InferenceService, settings: Settings, now: datetime) -> Turn:
     """The choices of one visit."""
-    wish = Wish.of(service, revision(service, settings))
+    wish = Wish.of(service, revision(service, settings), in_force(observed, service))
     groups = groups_of(observed)
     taken = {group.name for group in groups} | {group_name(pod) for pod in observed.pods}
     return turn.take(wish, groups, frozenset(taken), operation.read(observed.service), now)
@@ -46,8 +47,9 @@ def actions(
     if chosen.create or any(_misses_key(pod, now) for pod in observed.pods):
         yield CreateKey(key_secret(service), "the pods of a group know one another by it")
     key = Ref.of(key_secret(service))
+    why = f"{in_force(observed, service)} replicas are wanted"
     for index in chosen.create:
-        yield Apply(stateful_set(service, settings, index), None, f"{service.spec.replicas} replicas are wanted", key)
+        yield Apply(stateful_set(service, settings, index), None, why, key)
 
 
 def standing(observed: Observed, service: InferenceService, settings: Settings) -> tuple[Manifest, ...]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Self
 
 from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.decide.sizing import Decision
 
 
 @dataclass(frozen=True, order=True)
@@ -53,11 +54,18 @@ class ReplicaView:
 
 @dataclass(frozen=True)
 class ServiceView:
-    """One gateway's view of one service. sound: how many replicas it would send requests to; replicas: the others."""
+    """One gateway's view of one service. sound: how many replicas it would send requests to; replicas: the others.
+
+    in_flight: requests that replicas work on for it; waiting: those that it holds; idle_seconds: since there was one of
+    either. None where it does not say, as one of an older version.
+    """
 
     sender: str
     sound: int
     replicas: tuple[ReplicaView, ...] = ()
+    in_flight: int | None = None
+    waiting: int | None = None
+    idle_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Observed:
     lost_nodes: nodes whose pods are to be replaced, with the words that say why (decide/nodes.py). A pod on one of
         them is as good as gone, whatever its own status says.
     nodes: the nodes that cannot be counted on, by name; None as long as nobody has looked.
+    decision: the size that spec.autoscaling has come to; None where it is not set, or nobody has decided so far.
     refused: what the API server refused at the last visit and the sentence it gave; empty once it was accepted.
     """
 
@@ -107,4 +116,5 @@ class Observed:
     views: tuple[ServiceView, ...] = ()
     lost_nodes: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, NodeVerdict] | None = None
+    decision: Decision | None = None
     refused: Mapping[Ref, str] = field(default_factory=dict)

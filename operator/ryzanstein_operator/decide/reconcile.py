@@ -9,14 +9,15 @@ from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
 from ryzanstein_operator.decide import group_plan
 from ryzanstein_operator.decide.compare import covers, differences
-from ryzanstein_operator.decide.demand import demand_events
+from ryzanstein_operator.decide.demand import demand_events, size_words
 from ryzanstein_operator.decide.facts import gather
 from ryzanstein_operator.decide.groups import is_group, pods_a_replica
 from ryzanstein_operator.decide.observed import Observed, Ref
 from ryzanstein_operator.decide.plan import Action, Apply, Delete, EmitEvent, PatchStatus, Plan
 from ryzanstein_operator.decide.pods import Trouble
 from ryzanstein_operator.decide.routes import reconcile_routes
-from ryzanstein_operator.decide.status import failure_events, status_of, transition_events
+from ryzanstein_operator.decide.size import held, in_force
+from ryzanstein_operator.decide.status import failure_events, rescale_events, status_of, transition_events
 from ryzanstein_operator.decide.steps import next_change
 from ryzanstein_operator.decide.turn import Turn
 from ryzanstein_operator.desired import names
@@ -43,15 +44,21 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
         service = parse(InferenceService, observed.service)
     except SpecError as error:
         told = _tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)
-        return Plan((*told, *demand_events(observed.service, observed.demand)))
-    desired = (*children(service, settings), *group_plan.standing(observed, service, settings))
+        return Plan((*told, *demand_events(observed.demand, size_words(observed.service, None))))
+    replicas = in_force(observed, service)
+    desired = (*children(service, settings, replicas), *group_plan.standing(observed, service, settings))
     actions = tuple(_write(observed, desired))
     blocked = _blocked(observed, desired)
     turn = group_plan.decide(observed, service, settings, now) if service.spec.parallelism.nodes > 1 else None
-    told = _tell(observed, service, revision(service, settings), blocked, settings, now, turn)
+    told = tuple(_tell(observed, service, revision(service, settings), blocked, settings, now, turn))
     # The record of what is under way comes before the groups that it is about: see turn.py.
     groups = group_plan.actions(observed, service, settings, turn, now) if turn else ()
-    actions = (*actions, *told, *groups, *demand_events(observed.service, observed.demand))
+    autoscaling = service.spec.autoscaling
+    wanted = size_words(observed.service, replicas if autoscaling else None)
+    # Another size is written down before it is brought about: whoever takes over in between goes on with it.
+    rescaled = autoscaling is not None and replicas != held(observed, autoscaling)
+    first = (*told, *actions) if rescaled else (*actions, *told)
+    actions = (*first, *groups, *demand_events(observed.demand, wanted))
     due = [_again(observed, blocked, now), group_plan.again(observed, turn, now) if turn else None]
     return Plan(actions, again_after=min((seconds for seconds in due if seconds is not None), default=None))
 
@@ -153,13 +160,15 @@ def _tell(
     turn: Turn | None = None,
 ) -> Iterator[Action]:
     live = observed.service
-    status = status_of(live, gather(observed, service, revision, blocked, now, turn), settings, now)
+    facts = gather(observed, service, revision, blocked, now, turn)
+    status = status_of(live, facts, settings, now)
     wire = status.to_wire()
     changed = [*islice(differences(live.get("status", {}), wire), _TOLD_DIFFERENCES), *_over(live, wire)]
     if changed:
         metadata, why = live["metadata"], f"differs in {', '.join(changed)}"
         yield PatchStatus(Ref.of(live), metadata.get("uid"), wire, why, metadata.get("resourceVersion"))
         yield from transition_events(live, status)
+        yield from rescale_events(facts)
         yield from failure_events(live, turn.failure if turn else None)
 
 

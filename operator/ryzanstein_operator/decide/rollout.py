@@ -27,13 +27,13 @@ class Wish:
     timeout: timedelta
 
     @classmethod
-    def of(cls, service: InferenceService, revision: str) -> "Wish":
+    def of(cls, service: InferenceService, revision: str, replicas: int) -> "Wish":
         spec = service.spec
         return cls(
             service=service.metadata.name,
             generation=service.metadata.generation,
             revision=revision,
-            replicas=spec.replicas,
+            replicas=replicas,
             surge=spec.disruption.max_surge,
             unavailable=spec.disruption.max_unavailable,
             timeout=timedelta(seconds=spec.parallelism.placement_timeout_seconds),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from ryzanstein_operator.api.autoscaling import AutoscalingStatus
 from ryzanstein_operator.api.conditions import Condition, ConditionType
 from ryzanstein_operator.api.inference_service import Failure, Operation, ServedModel, Status
 from ryzanstein_operator.api.reasons import Reason
@@ -13,6 +14,7 @@ from ryzanstein_operator.decide.facts import Facts
 from ryzanstein_operator.decide.groups import pods_a_replica
 from ryzanstein_operator.decide.plan import EmitEvent
 from ryzanstein_operator.decide.pods import worst
+from ryzanstein_operator.decide.scaled import cause_words, scaling_words
 from ryzanstein_operator.decide.times import text_of
 from ryzanstein_operator.desired import names
 from ryzanstein_operator.desired.gateway import service_url
@@ -45,16 +47,48 @@ def status_of(live: Manifest, facts: Facts, settings: Settings, now: datetime) -
         observed_generation=generation,
         replicas=len(facts.workers),
         ready_replicas=len(facts.ready),
+        desired_replicas=facts.wanted if facts.service else int(_live_status(live).get("desiredReplicas") or 0),
         updated_replicas=len(facts.updated) if facts.revision else 0,
         selector=names.selector_text(live["metadata"]["name"], pods_a_replica(live)),
         url=service_url(settings),
         model=ServedModel(name=facts.service.model_name, uri=facts.service.spec.model.uri) if facts.service else None,
         nodes=sorted({node for worker in facts.ready for node in (worker.node, *worker.companions) if node}),
+        autoscaling=_autoscaling(live, facts, now),
         operation=_operation(live, facts),
         last_failure=_last_failure(live, facts, now),
         unhealthy_nodes=list(facts.unhealthy_nodes),
         conditions=conditions,
     )
+
+
+def _autoscaling(live: Manifest, facts: Facts, now: datetime) -> AutoscalingStatus | None:
+    """How the size came about. What stands is kept where the spec cannot be read or nothing has been decided."""
+    before = _live_status(live).get("autoscaling") or None
+    if facts.service and facts.service.spec.autoscaling is None:
+        return None
+    decision = facts.decision
+    if decision is None:
+        return AutoscalingStatus.model_validate(before) if before else None
+    last = text_of(now) if facts.wanted != facts.before else (before or {}).get("lastScaleTime")
+    return AutoscalingStatus(
+        metric=decision.metric,
+        value=decision.value,
+        target=decision.target,
+        message=scaling_words(decision)[:_MESSAGE_LIMIT],
+        last_scale_time=last,
+    )
+
+
+def rescale_events(facts: Facts) -> Iterator[EmitEvent]:
+    """An Event for a size that differs from the one before, with what called for it."""
+    if facts.decision and facts.wanted != facts.before:
+        words = f"{facts.before} to {facts.wanted} replicas: {cause_words(facts.decision)}"
+        limit = f"; {facts.decision.limit_words}" if facts.decision.limit else ""
+        yield EmitEvent("Normal", Reason.RESCALED, f"{words}{limit}"[:_MESSAGE_LIMIT])
+
+
+def _live_status(live: Manifest) -> Manifest:
+    return live.get("status") or {}
 
 
 def _operation(live: Manifest, facts: Facts) -> Operation | None:
@@ -152,6 +186,12 @@ def _event(new: Condition, old: Manifest) -> EmitEvent | None:
             return EmitEvent("Warning", new.reason, new.message)
         case ConditionType.PROGRESSING, "False" if turned and new.reason == Reason.ROLLOUT_COMPLETE:
             return EmitEvent("Normal", new.reason, new.message)
+        case ConditionType.SCALING_ACTIVE, "True" if old.get("reason") == Reason.METRICS_UNAVAILABLE:
+            return EmitEvent("Normal", new.reason, new.message)
+        case ConditionType.SCALING_ACTIVE, "False" if other_cause and new.reason == Reason.METRICS_UNAVAILABLE:
+            return EmitEvent("Warning", new.reason, new.message)
+        case ConditionType.SCALING_LIMITED, "True" if other_cause and new.reason == Reason.CAPACITY_UNAVAILABLE:
+            return EmitEvent("Warning", new.reason, new.message)
         case ConditionType.DEGRADED, "True" if turned or other_cause:
             return EmitEvent("Warning", new.reason, new.message)
     return None

@@ -29,12 +29,12 @@ PROGRESS_DEADLINE_SECONDS = 1800
 _SCRATCH = {"tmp": ("/tmp", {"sizeLimit": "2Gi"}), "shm": ("/dev/shm", {"medium": "Memory", "sizeLimit": "1Gi"})}  # noqa: S108
 
 
-def deployment(service: InferenceService, settings: Settings) -> Manifest:
-    """The Deployment; its replicas are the spec's."""
+def deployment(service: InferenceService, settings: Settings, replicas: int) -> Manifest:
+    """The Deployment. replicas: the size in force, which is not always the spec's."""
     spec, name = service.spec, service.metadata.name
     rolling = {"maxSurge": spec.disruption.max_surge, "maxUnavailable": spec.disruption.max_unavailable}
     body = {
-        "replicas": spec.replicas,
+        "replicas": replicas,
         "revisionHistoryLimit": 2,
         "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
         "selector": {"matchLabels": names.selector(name)},

@@ -82,8 +82,8 @@ def test_a_right_spec_is_taken(server: ApiServer, case: Case) -> None:
 
 def test_an_unknown_field_is_refused_by_name(server: ApiServer) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        create(server, Case("", "", {"autoscaling": {"maxReplicas": 2}}).manifest)
-    assert 'unknown field "spec.autoscaling"' in refusal(refused.value)
+        create(server, Case("", "", {"adapters": {"maxRank": 2}}).manifest)
+    assert 'unknown field "spec.adapters"' in refusal(refused.value)
 
 
 def test_defaults_show_in_what_is_stored(server: ApiServer) -> None:
@@ -97,6 +97,19 @@ def test_defaults_show_in_what_is_stored(server: ApiServer) -> None:
         "routing": {"policy": "Adaptive", "maxQueuedRequests": 256, "queueTimeoutSeconds": 30},
         "disruption": {"maxSurge": 1, "maxUnavailable": 0, "drainSeconds": 120},
     }
+
+
+def test_the_defaults_of_autoscaling_are_stored_with_it(server: ApiServer) -> None:
+    asked = {"maxReplicas": 4, "targets": [{"metric": "WaitingRequests", "value": 4}]}
+    spec = create(server, Case("", "", {"autoscaling": asked}).manifest)["spec"]
+    readily = {"selectPolicy": "Max", "tolerancePercent": 10}
+    assert spec["autoscaling"] == {
+        **asked,
+        "minReplicas": 1,
+        "idleSecondsBeforeZero": 600,
+        "behavior": {"scaleUp": readily, "scaleDown": readily},
+    }
+    assert spec["replicas"] == 1
 
 
 def test_the_model_name_cannot_change_and_other_fields_can(server: ApiServer) -> None:
@@ -142,7 +155,10 @@ def test_what_was_applied_shows_no_difference(server: ApiServer, case: Case) -> 
     """Else the operator would write the same thing for ever: every default and every normalisation is understood."""
     wanted = parsed(service(case.name, **case.spec))
     several = wanted.spec.parallelism.nodes > 1
-    for manifest in (*children(wanted, SETTINGS), *([stateful_set(wanted, SETTINGS, 0)] if several else [])):
+    for manifest in (
+        *children(wanted, SETTINGS, wanted.spec.replicas),
+        *([stateful_set(wanted, SETTINGS, 0)] if several else []),
+    ):
         path = resource_of(Ref.of(manifest)).path(TEAM, manifest["metadata"]["name"])
         stored = server.apply(path, manifest, "ryzanstein-operator")
         assert list(differences(stored, manifest)) == []

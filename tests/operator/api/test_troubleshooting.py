@@ -19,6 +19,11 @@ WELL = {
     Reason.DOWNLOADED,
     Reason.SCHEDULED,
     Reason.AS_EXPECTED,
+    Reason.NOT_CONFIGURED,
+    Reason.METRICS_READ,
+    Reason.AT_ZERO,
+    Reason.WITHIN_BOUNDS,
+    Reason.RESCALED,
 }
 
 

@@ -64,9 +64,13 @@ WELL = {
     "ModelCached": "True",
     "CapacityAvailable": "True",
     "Degraded": "False",
+    "ScalingActive": "True",
+    "ScalingLimited": "False",
 }
+PASSING = ("RollingOut", "NotConfigured", "Stabilizing", "ScalingUp")
 FIELD_OR_OBJECT = re.compile(
     r"\bspec\.\w+|\b(Deployment|StatefulSet|Service|InferenceService|PodDisruptionBudget)\b|quota"
+    r"|\b(minReplicas|maxReplicas|maxAccelerators|behavior|WaitingRequests)\b"
 )
 
 
@@ -78,7 +82,7 @@ def test_what_is_not_as_it_should_be_names_something_to_act_on(title: str) -> No
         found["spec"]["nodeName"] for found in observed.pods
     ]
     for kind, condition in conditions_of(observed).items():
-        if condition["status"] in (WELL[kind], "Unknown") or condition["reason"] == "RollingOut":
+        if condition["status"] in (WELL[kind], "Unknown") or condition["reason"] in PASSING:
             continue
         message = condition["message"]
         named = [name for name in pods if name and re.search(rf"\b{re.escape(name)}\b", message)]

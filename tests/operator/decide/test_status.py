@@ -49,6 +49,7 @@ def test_the_status_tells_counts_names_and_places() -> None:
         "observedGeneration": 3,
         "replicas": 2,
         "readyReplicas": 2,
+        "desiredReplicas": 2,
         "updatedReplicas": 2,
         "selector": "ryzanstein.dev/inference-service=chat,ryzanstein.dev/role=worker",
         "url": "http://gateway.release/v1",

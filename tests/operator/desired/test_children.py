@@ -16,7 +16,7 @@ HUB = {"uri": "hf://Qwen/Qwen3-8B"}
 
 def test_one_child_of_each_kind_is_named_labelled_and_owned() -> None:
     live = service()
-    found = children(parsed(live), SETTINGS)
+    found = children(parsed(live), SETTINGS, 1)
     assert [(child["apiVersion"], child["kind"]) for child in found] == list(names.CHILD_KINDS)
     for child in found:
         metadata = child["metadata"]

@@ -141,7 +141,7 @@ def test_only_what_a_pod_sees_makes_a_new_revision(change: Manifest, same: bool)
 
 def test_what_is_made_once_has_no_deployment_and_a_service_for_names() -> None:
     live = parsed(service(parallelism={"tensor": 2, "nodes": 2}))
-    found = [(child["apiVersion"], child["kind"], child["metadata"]["name"]) for child in children(live, SETTINGS)]
+    found = [(child["apiVersion"], child["kind"], child["metadata"]["name"]) for child in children(live, SETTINGS, 1)]
     assert found == list(names.fixed_children("chat", 2))
     assert ("v1", "Service", "chat-group") in found
     assert "Deployment" not in [kind for _, kind, _ in found]
@@ -151,7 +151,7 @@ def test_what_is_made_once_has_no_deployment_and_a_service_for_names() -> None:
 def services() -> dict[str, Manifest]:
     live = parsed(service(parallelism={"tensor": 2, "nodes": 2}))
     return {
-        child["metadata"]["name"]: child["spec"] for child in children(live, SETTINGS) if child["kind"] == "Service"
+        child["metadata"]["name"]: child["spec"] for child in children(live, SETTINGS, 1) if child["kind"] == "Service"
     }
 
 
