@@ -180,22 +180,23 @@ def encode(operator: OperatorRow, pictures: Iterable[Picture], total: int, now: 
 
 def service_row(picture: Picture, now: datetime) -> ServiceRow:
     """One service's part, from the manifests as the API server gave them."""
-    service, spec = picture.service, picture.service.get("spec") or {}
-    metadata, status = service["metadata"], service.get("status") or {}
+    service = picture.service
+    metadata, spec, status = service["metadata"], _part(service, "spec"), _part(service, "status")
+    key_sets = [str(name) for name in _part(spec, "access").get("keySets") or ()]
     return ServiceRow(
         namespace=metadata["namespace"],
         name=metadata["name"],
         created=metadata.get("creationTimestamp", ""),
         model=model_name(service),
-        uri=(spec.get("model") or {}).get("uri", ""),
-        key_sets=tuple(sorted((spec.get("access") or {}).get("keySets") or [contract.DEFAULT_KEY_SET])),
+        uri=str(_part(spec, "model").get("uri", "")),
+        key_sets=tuple(sorted(key_sets)) or (contract.DEFAULT_KEY_SET,),
         generation=metadata.get("generation", 0),
         observed_generation=status.get("observedGeneration", 0),
         desired=status.get("desiredReplicas", 0),
         replicas=status.get("replicas", 0),
         ready=status.get("readyReplicas", 0),
         updated=status.get("updatedReplicas", 0),
-        autoscaling=_autoscaling(spec.get("autoscaling"), status.get("autoscaling") or {}),
+        autoscaling=_autoscaling(_part(spec, "autoscaling"), _part(status, "autoscaling")),
         conditions=tuple(_condition(one) for one in status.get("conditions") or ()),
         last_failure=_failure(status.get("lastFailure")),
         unhealthy_nodes=tuple(
@@ -208,8 +209,14 @@ def service_row(picture: Picture, now: datetime) -> ServiceRow:
     )
 
 
-def _autoscaling(wanted: Manifest | None, told: Manifest) -> AutoscalingRow | None:
-    if wanted is None:
+def _part(manifest: Manifest, name: str) -> Manifest:
+    """Empty where it is missing, and also where it is something else: one bad spec must not hide all services."""
+    found = manifest.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _autoscaling(wanted: Manifest, told: Manifest) -> AutoscalingRow | None:
+    if not wanted:
         return None
     return AutoscalingRow(
         metric=told.get("metric", ""),
@@ -218,7 +225,7 @@ def _autoscaling(wanted: Manifest | None, told: Manifest) -> AutoscalingRow | No
         message=told.get("message", ""),
         last_scale_time=told.get("lastScaleTime") or "",
         min_replicas=wanted.get("minReplicas", 1),
-        max_replicas=wanted["maxReplicas"],
+        max_replicas=wanted.get("maxReplicas", 0),
     )
 
 
