@@ -169,10 +169,19 @@ class Admission:
         known = self._models.get(model)
         return known.waiting() if known else 0
 
-    def traffic(self) -> list[Traffic]:
-        """What this process has for each model that was ever asked for; those of one service are rows of their own."""
+    def traffic(self, recent: Callable[[str, float], tuple[int, tuple[int, ...]]]) -> list[Traffic]:
+        """What this process has for each model that was ever asked for; those of one service are rows of their own.
+        `recent`: account.Account's."""
+        now = self._clock()
         return [
-            Traffic(one.route.namespace, one.route.service, one.line.own, one.waiting(), one.busy_at)
+            Traffic(
+                one.route.namespace,
+                one.route.service,
+                one.line.own,
+                one.waiting(),
+                one.busy_at,
+                *recent(one.route.model, now),
+            )
             for one in self._models.values()
         ]
 

@@ -119,7 +119,9 @@ class App:
             if exchange.path not in SOCKETS:
                 raise Refused(UNKNOWN_URL)
             exchange.status = 101
-            await Realtime(self._pipeline, self._settings, principal, exchange, receive, send, hang_up).run()
+            socket = Realtime(self._pipeline, self._settings, principal, exchange, receive, send, hang_up)
+            with self._metrics.sockets.track_inprogress():
+                await socket.run()
         except Refused as refused:
             await refusing.refuse(refused.refusal)
         finally:

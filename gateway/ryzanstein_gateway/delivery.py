@@ -87,6 +87,7 @@ class Delivery:
     gaps: list[float] = field(default_factory=list)
     """Seconds that the client waited over each loss."""
     _wrote_at: float = 0.0
+    _counted: int = 0
 
     def resuming(self) -> bool:
         """Whether the next replica goes on where another has ended; else it is sent the request as it came."""
@@ -145,6 +146,7 @@ class Delivery:
             whole = splitter.feed(piece)
             if self.journal is not None:
                 self.progress = self.journal.num_tokens - tokens_before
+                self._note_tokens(self.journal.num_tokens)
             if whole:
                 await self._write(whole, response)
         return await self._closed(splitter.closing, response, replica)
@@ -194,6 +196,12 @@ class Delivery:
         if header is not None and (match := _USAGE.fullmatch(header)) is not None:
             self.exchange.prompt_tokens = int(match[1])
             self.exchange.completion_tokens = int(match[2]) if match[2] else None
+
+    def _note_tokens(self, number: int) -> None:
+        if number > self._counted:
+            self._counted, self.exchange.last_token = number, time.perf_counter()
+            if self.exchange.first_token is None:
+                self.exchange.first_token = self.exchange.last_token
 
     def _splitter(self, header: bytes | None) -> Splitter | None:
         """None where a stream is to be continued and the replica does not do so."""

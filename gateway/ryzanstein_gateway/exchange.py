@@ -51,6 +51,9 @@ class Exchange:
     trace: Trace = UNTRACED
     status: int = 0
     first_byte: float | None = None
+    first_token: float | None = None
+    """Of a stream whose replica tells its tokens: when the first of them came."""
+    last_token: float | None = None
     outcome: str = ""
 
     @property

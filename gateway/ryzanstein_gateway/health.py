@@ -9,8 +9,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, METRICS
 
@@ -39,11 +39,11 @@ class Heartbeat:
 class HealthServer:
     """Serves /health/live, /health/ready and /metrics from a daemon thread."""
 
-    def __init__(self, host: str, port: int, *, live: Probe, ready: Probe, registry: CollectorRegistry) -> None:
-        answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {
-            HEALTH_LIVE: lambda: _probed(live()),
-            HEALTH_READY: lambda: _probed(ready()),
-            METRICS: lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
+    def __init__(self, host: str, port: int, *, live: Probe, ready: Probe, registry: Collector) -> None:
+        answers: dict[str, Callable[[str], tuple[int, str, bytes]]] = {
+            HEALTH_LIVE: lambda accept: _probed(live()),
+            HEALTH_READY: lambda accept: _probed(ready()),
+            METRICS: lambda accept: _page(registry, accept),
         }
 
         class Handler(_Handler):
@@ -65,18 +65,26 @@ class HealthServer:
         self._thread.join()
 
 
+def _page(registry: Collector, accept: str) -> tuple[int, str, bytes]:
+    """Prometheus' text format, or OpenMetrics for a scraper that asks for it: only the latter has exemplars."""
+    encode, content_type = choose_encoder(accept)
+    return 200, content_type, encode(registry)
+
+
 def _probed(reason: str) -> tuple[int, str, bytes]:
     return (503 if reason else 200), "text/plain; charset=utf-8", (reason or "ok").encode() + b"\n"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    routes: dict[str, Callable[[], tuple[int, str, bytes]]]
+    routes: dict[str, Callable[[str], tuple[int, str, bytes]]]
     timeout = 5  # a prober that says nothing does not keep its thread
 
     def do_GET(self) -> None:
         """Answer one of the paths, 404 for the rest."""
         answer = self.routes.get(self.path.partition("?")[0])
-        status, content_type, body = answer() if answer else (404, "text/plain; charset=utf-8", b"not found\n")
+        status, content_type, body = (
+            answer(self.headers.get("accept", "")) if answer else (404, "text/plain; charset=utf-8", b"not found\n")
+        )
         self.send_response_only(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))

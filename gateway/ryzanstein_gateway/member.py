@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from ryzanstein_gateway.exemplars import Exemplar
 from ryzanstein_gateway.exposition import Family
 
 MAX_REPORT_BYTES: Final = 4 * 1024 * 1024
@@ -22,6 +23,8 @@ class Report(msgspec.Struct, frozen=True):
 
     not_ready: str
     view: tuple[Family, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
+    """Those that are new since the report before."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

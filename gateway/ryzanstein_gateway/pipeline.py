@@ -4,10 +4,13 @@ REST, WebSocket and gRPC each make a Generation and an Outlet; from here on they
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ryzanstein_gateway.account import Account
 from ryzanstein_gateway.admission import Admission, Permit
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.balance import Policy
@@ -15,7 +18,6 @@ from ryzanstein_gateway.errors import MODEL_NOT_FOUND, NO_REPLICA, Refused
 from ryzanstein_gateway.exchange import Exchange, Outlet
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import members_of, model_of
-from ryzanstein_gateway.logs import AccessEntry, log_access
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.prefix import MOST_BYTES, piece_keys
 from ryzanstein_gateway.proxy import Errand, Proxy
@@ -51,12 +53,19 @@ class Pipeline:
     """One for the process."""
 
     def __init__(
-        self, fleet: Fleet, proxy: Proxy, metrics: Metrics, admission: Admission, tracing: "Tracing | None" = None
+        self,
+        fleet: Fleet,
+        proxy: Proxy,
+        metrics: Metrics,
+        admission: Admission,
+        account: Account,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._fleet = fleet
         self._proxy = proxy
         self._metrics = metrics
         self._admission = admission
+        self._account = account
         self._tracing = tracing
 
     def find(self, model: str, principal: Principal) -> Route:
@@ -72,6 +81,7 @@ class Pipeline:
         exchange.key_id = principal.key_id
         route = self.find(generation.model, principal)
         exchange.model = route.model
+        self._metrics.size.labels(route.model).observe(len(generation.body))
         if self._tracing is not None:
             exchange.trace = self._tracing.begin(exchange, generation.path, route.model)
         errand = Errand(
@@ -84,10 +94,23 @@ class Pipeline:
         )
         permit = await self._admit(route, generation, exchange, outlet)
         try:
-            with self._metrics.in_flight.labels(route.model).track_inprogress():
+            with self._under_way(route.model, generation.stream):
                 await self._forward(errand, exchange, permit)
         finally:
             permit.close(exchange)
+
+    @contextmanager
+    def _under_way(self, model: str, stream: bool) -> Iterator[None]:
+        gauges = [self._metrics.in_flight.labels(model)]
+        if stream:
+            gauges.append(self._metrics.streams.labels(model))
+        for gauge in gauges:
+            gauge.inc()
+        try:
+            yield
+        finally:
+            for gauge in gauges:
+                gauge.dec()
 
     async def _admit(self, route: Route, generation: Generation, exchange: Exchange, outlet: Outlet) -> Permit:
         asked = time.perf_counter()
@@ -112,37 +135,8 @@ class Pipeline:
             exchange.tries = 0
 
     def account(self, exchange: Exchange) -> None:
-        """One count and one line of the access log, once a request has ended in whatever way."""
-        now = time.perf_counter()
-        first_byte = None if exchange.first_byte is None else exchange.first_byte - exchange.began
-        self._metrics.requests.labels(exchange.model, str(exchange.status), exchange.protocol).inc()
-        if exchange.model:
-            self._metrics.duration.labels(exchange.model).observe(now - exchange.began)
-            if first_byte is not None:
-                self._metrics.first_byte.labels(exchange.model).observe(first_byte)
-        if self._tracing is not None:
-            self._tracing.end(exchange)
-        log_access(
-            AccessEntry(
-                request_id=exchange.request_id,
-                protocol=exchange.protocol,
-                method=exchange.method,
-                path=exchange.path[:256],
-                status=exchange.status,
-                duration_ms=round((now - exchange.began) * 1000, 3),
-                model=exchange.model,
-                key_id=exchange.key_id,
-                endpoint=exchange.endpoint,
-                tries=exchange.tries,
-                migrations=exchange.migrations,
-                prompt_tokens=exchange.prompt_tokens,
-                completion_tokens=exchange.completion_tokens,
-                queue_ms=round(exchange.queued * 1000, 3),
-                first_byte_ms=None if first_byte is None else round(first_byte * 1000, 3),
-                outcome=exchange.outcome,
-                trace_id=exchange.trace.id,
-            )
-        )
+        """A request has ended, in whatever way."""
+        self._account.close(exchange)
 
 
 def _prefix_keys(generation: Generation, route: Route) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from ryzanstein_gateway.board import forget
+from ryzanstein_gateway.exemplars import Exemplars, Illustrated
 from ryzanstein_gateway.exposition import Family, Summed, bury
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.member import MAX_REPORT_BYTES, Report, bind_shared, read_report
@@ -75,6 +76,7 @@ class Parent:
         self._draining = asyncio.Event()
         self._hopeless = asyncio.Event()
         self._heartbeat = Heartbeat()
+        self._exemplars = Exemplars()
         self.registry = CollectorRegistry()
         self._restarts = Counter(
             "ryzanstein_gateway_process_restarts", "Gateway processes that died and were replaced.",
@@ -101,7 +103,7 @@ class Parent:
             self.registry.register(Summed(self._directory, self._views))
             health = HealthServer(
                 settings.host, settings.health_port, live=self._why_not_live, ready=self._why_not_ready,
-                registry=self.registry,
+                registry=Illustrated(self.registry, self._exemplars),
             )  # fmt: skip
             health.start()
             beat = asyncio.create_task(self._beat())
@@ -194,6 +196,7 @@ class Parent:
             if report is None:
                 return
             slot.report, slot.heard = report, time.monotonic()
+            self._exemplars.add(report.exemplars)
 
     async def _beat(self) -> None:
         while True:

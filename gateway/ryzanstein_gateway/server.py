@@ -12,21 +12,24 @@ from typing import Any, Final
 
 from ryzanstein.v1.server import Server as GrpcServer
 from ryzanstein.v1.server import address_of, reserve
+from ryzanstein_gateway.account import Account
 from ryzanstein_gateway.admission import Admission, Shares
 from ryzanstein_gateway.app import App
 from ryzanstein_gateway.auth import KeyRing
 from ryzanstein_gateway.board import Board
 from ryzanstein_gateway.checks import Checker
 from ryzanstein_gateway.endpoints import EndpointSlice
+from ryzanstein_gateway.exemplars import Exemplars, Illustrated
 from ryzanstein_gateway.exposition import families
 from ryzanstein_gateway.fleet import Fleet, RouteStore
+from ryzanstein_gateway.gauges import View
 from ryzanstein_gateway.grpc_api import Door, GrpcApi, limits
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.http_server import HttpServer, http_server, listen
 from ryzanstein_gateway.kube import Reflector, Source, open_client
 from ryzanstein_gateway.line import capacity_of
 from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
-from ryzanstein_gateway.metrics import Metrics, View
+from ryzanstein_gateway.metrics import HEARD, UNHEARD, Metrics
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.proxy import Proxy
@@ -56,15 +59,17 @@ class Gateway:
         self.started = asyncio.Event()
         self.draining = False
         self.admission: Admission
+        self._account: Account
         self._settings = settings
         self._fleet = Fleet()
         self._keys = KeyRing(settings.keysets_dir)
         self._metrics = Metrics()
+        self._exemplars = Exemplars()
         self._heartbeat = Heartbeat()
         self._reflectors: list[Reflector[Any]] = []
         self._operators = Operators(settings.operator_url, settings.operator_key_file)
         self._name = f"{socket.gethostname()}/{settings.slot}"
-        self._board = Board(lambda: self.admission.traffic(), settings.shared_dir, settings.slot)
+        self._board = Board(lambda: self.admission.traffic(self._account.recent), settings.shared_dir, settings.slot)
         self._teller = Teller(self._operators, self._fleet, self._name, self._why_unlisted, self._board.all)
         self._view = self._look()
         self._place = place
@@ -95,10 +100,12 @@ class Gateway:
                 self._health.start()
                 stack.callback(self._health.stop)
             api = await stack.enter_async_context(await open_client())
-            pool = await stack.enter_async_context(Pool())
+            pool = await stack.enter_async_context(Pool(self._metrics.connect.observe))
             self._keys.refresh()
             self._watch(api)
             self.admission = self._make_admission(stack)
+            tracing = self._tracing(stack)
+            self._account = Account(self._metrics, self._exemplars, tracing)
             background = await stack.enter_async_context(asyncio.TaskGroup())
             chores = [background.create_task(reflector.run()) for reflector in self._reflectors]
             chores += [background.create_task(self._beat()), background.create_task(self._keys.watch())]
@@ -113,7 +120,7 @@ class Gateway:
             if self._place:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
-            pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._tracing(stack))
+            pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._account, tracing)
             app = self._app(pipeline)
             server, grpc_server = http_server(app, self._settings, self._certificate), self._grpc_server(app, pipeline)
             drain = background.create_task(self._drain(stop, server, grpc_server))
@@ -149,7 +156,7 @@ class Gateway:
         shared = settings.shared_dir
         table = SharedTable.attach(shared / "limits", settings.slot) if shared else SharedTable.private()
         stack.callback(table.close)
-        waker = Waker(self._operators, self._name)
+        waker = Waker(self._operators, self._name, told=self._note_call)
         stack.push_async_callback(waker.close)
         return Admission(
             lambda route: capacity_of(self._fleet.candidates(route)),
@@ -159,6 +166,9 @@ class Gateway:
             shares=Shares(settings.replicas, settings.processes),
             high=settings.high_priority_key_sets,
         )
+
+    def _note_call(self, heard: bool) -> None:
+        self._metrics.wake_calls.labels(HEARD if heard else UNHEARD).inc()
 
     def _tracing(self, stack: AsyncExitStack) -> Any:
         """Made only where traces are wanted: its libraries are many."""
@@ -189,7 +199,7 @@ class Gateway:
             self._settings.health_port,
             live=self._heartbeat,
             ready=self.why_not_ready,
-            registry=self._metrics.registry,
+            registry=Illustrated(self._metrics.registry, self._exemplars),
         )
 
     async def _may_listen(self, stop: asyncio.Event) -> bool:
@@ -209,7 +219,7 @@ class Gateway:
             while not gone.done():
                 now, reason = asyncio.get_running_loop().time(), self.why_not_ready()
                 if reason != said or now - said_at >= _BEAT_SECONDS:
-                    channel.send(Report(reason, families(self._view)))
+                    channel.send(Report(reason, families(self._view), self._exemplars.take_new()))
                     said, said_at = reason, now
                 await asyncio.wait([gone], timeout=_LOOK_SECONDS)
             _log.error("the parent has died: draining")

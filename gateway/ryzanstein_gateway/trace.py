@@ -44,6 +44,8 @@ class Trace:
     __slots__ = ()
     id: str = ""
     """The trace's, 32 hex digits; empty where there is none."""
+    sampled: bool = False
+    """Whether the trace is kept: who looks for it will find it."""
 
     def admitted(self) -> None:
         """The request may go on; it may have waited until now."""

@@ -4,19 +4,23 @@ Pure. Knows neither requests nor who wants to know.
 """
 
 from collections.abc import Iterable
+from operator import add
 
 import msgspec
 
 
 class Traffic(msgspec.Struct, frozen=True):
     """One service. `in_flight`: requests that replicas work on, or are being sent to; `waiting`: held for want of a
-    replica or of room; `busy_at`: when there last was one of either, in seconds of the machine's monotonic clock."""
+    replica or of room; `busy_at`: when there last was one of either, in seconds of the machine's monotonic clock.
+    `requests` and `first_bytes`: of the last minute, as recent.Recent sums them up."""
 
     namespace: str
     service: str
     in_flight: int
     waiting: int
     busy_at: float
+    requests: int = 0
+    first_bytes: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -31,7 +35,13 @@ class Traffic(msgspec.Struct, frozen=True):
             self.in_flight + other.in_flight,
             self.waiting + other.waiting,
             max(self.busy_at, other.busy_at),
+            self.requests + other.requests,
+            _added(self.first_bytes, other.first_bytes),
         )
+
+
+def _added(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(add, one, other)) if one and other else one or other
 
 
 def together(parts: Iterable[Traffic]) -> dict[tuple[str, str], Traffic]:

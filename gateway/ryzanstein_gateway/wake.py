@@ -30,12 +30,20 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 class Waker:
-    """One for the process. Where there are no operators it tells nobody."""
+    """One for the process. Where there are no operators it tells nobody. `told`: called with whether it was heard."""
 
-    def __init__(self, operators: Operators, sender: str, *, interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        operators: Operators,
+        sender: str,
+        *,
+        interval: float = INTERVAL_SECONDS,
+        told: Callable[[bool], None] = lambda heard: None,
+    ) -> None:
         self._operators = operators
         self._sender = sender
         self._interval = interval
+        self._told = told
         self._calls: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def call(self, route: Route, waiting: Callable[[], int]) -> None:
@@ -65,5 +73,6 @@ class Waker:
     async def _tell(self, demand: Demand) -> None:
         """Tell every operator that there is: the one that leads acts and says 200, the others keep it in mind."""
         answers = await self._operators.tell_all(DEMAND_PATH, msgspec.json.encode(demand))
+        self._told(200 in answers)
         if 200 not in answers:
             _log.warning("no leading operator heard that requests wait for %s: %s", demand.service, answers)

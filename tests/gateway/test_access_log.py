@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from gateway_world import KEY, World, open_world, write_key
 from replica import Replica
 from ryzanstein_gateway.auth import cache_salt, key_id
 from ryzanstein_gateway.logs import AccessEntry, JsonFormatter
-from ryzanstein_gateway.metrics import Metrics, View
-from ryzanstein_gateway.processes import Parent
-from ryzanstein_gateway.settings import Settings
 from ryzanstein_worker.contract import HEADER_USAGE
 
 SECRET = "the secret prompt"
@@ -119,19 +115,3 @@ async def test_no_client_can_make_the_metrics_grow(tmp_path: Path, monkeypatch: 
         for number in range(3, 20):
             await throw(number)
         assert await series() == before
-
-
-def test_the_documents_name_every_metric_and_no_other() -> None:
-    text = (Path(__file__).parents[2] / "docs/observability.md").read_text()
-    documented = set(re.findall(r"`(ryzanstein_gateway_[a-z_]+)`", text))
-    registries = [Metrics().registry, Parent(Settings(namespace="rz", watch_namespaces=("rz",))).registry]
-    view = View(
-        endpoints_ready=tuple,
-        watch_ages=tuple,
-        routes_stale=lambda: False,
-        views_told_at=lambda: 1.0,
-        certificate_expires_at=lambda: 1.0,
-    )
-    families = [family for source in (*registries, view) for family in source.collect()]
-    named = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
-    assert documented == named

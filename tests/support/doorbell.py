@@ -85,7 +85,7 @@ class Ear:
         return web.json_response({}, status=self.status)
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({})
+        return web.json_response({}, status=self.status)
 
 
 @asynccontextmanager
