@@ -34,6 +34,16 @@ class Tracing:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """The Prometheus that autoscaling asks: its base URL; files with a bearer token and with the certificates of its
+    authority, where it wants or has such."""
+
+    url: str
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the operator was told at its start.
 
@@ -44,6 +54,7 @@ class Settings:
     demand_key_file: holds the key with which gateways say that requests wait; None means that none may.
     tracing: where workers send their traces; None means that they make none.
     node_health: nodes may be read, and their kubelets asked; node_taints: besides, nodes may be tainted.
+    prometheus: where the metrics are that autoscaling goes by; None means that sizes are held.
     hub_endpoint: a mirror that speaks the Hugging Face hub's protocol; empty means the hub itself.
     """
 
@@ -60,6 +71,7 @@ class Settings:
     hub_endpoint: str = ""
     demand_key_file: Path | None = None
     tracing: Tracing | None = None
+    prometheus: Metrics | None = None
     node_health: bool = False
     node_taints: bool = False
 
@@ -84,6 +96,7 @@ class Settings:
             hub_endpoint=_url(environment, "RYZANSTEIN_HUB_ENDPOINT"),
             demand_key_file=Path(path) if (path := environment.get("RYZANSTEIN_DEMAND_KEY_FILE")) else None,
             tracing=_tracing(environment),
+            prometheus=_prometheus(environment),
             pod_name=environment.get("RYZANSTEIN_POD_NAME") or cls.pod_name,
             node_health=_flag(environment, "RYZANSTEIN_NODE_HEALTH"),
             node_taints=_node_taints(environment),
@@ -134,17 +147,48 @@ def _url(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _tracing(environment: Mapping[str, str]) -> Tracing | None:
-    name = "RYZANSTEIN_TRACING_ENDPOINT"
-    endpoint = _url(environment, name)
-    if not endpoint:
-        return None
+def _base_url(environment: Mapping[str, str], name: str) -> str:
+    """A URL that names a host, or nothing."""
+    url = _url(environment, name)
     try:
-        named = bool(urlsplit(endpoint).hostname) and urlsplit(endpoint).port != 0
+        parts = urlsplit(url)
+        named = not url or (bool(parts.hostname) and parts.port != 0)
     except ValueError:
         named = False
     if not named:
-        raise SettingsError(f"{name} is {endpoint!r}; it must name a host, and its port must be from 1 to 65535.")
+        raise SettingsError(f"{name} is {url!r}; it must name a host, and its port must be from 1 to 65535.")
+    return url
+
+
+def _prometheus(environment: Mapping[str, str]) -> Metrics | None:
+    name = "RYZANSTEIN_PROMETHEUS_URL"
+    url = _base_url(environment, name)
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise SettingsError(
+            f"{name} holds a user, a query or a fragment; give the base URL alone, and a token by "
+            "RYZANSTEIN_PROMETHEUS_TOKEN_FILE."
+        )
+    token, authority = (_file(environment, f"RYZANSTEIN_PROMETHEUS_{part}_FILE") for part in ("TOKEN", "CA"))
+    if (token or authority) and not url:
+        raise SettingsError(f"{name} is not set, but a token or an authority for it is; set it, or neither.")
+    if authority and parts.scheme != "https":
+        raise SettingsError(
+            f"{name} is {url!r}, but RYZANSTEIN_PROMETHEUS_CA_FILE is set, which is for https:// alone."
+        )
+    return Metrics(url, token, authority) if url else None
+
+
+def _file(environment: Mapping[str, str], name: str) -> Path | None:
+    path = environment.get(name, "").strip()
+    return Path(path) if path else None
+
+
+def _tracing(environment: Mapping[str, str]) -> Tracing | None:
+    name = "RYZANSTEIN_TRACING_ENDPOINT"
+    endpoint = _base_url(environment, name)
+    if not endpoint:
+        return None
     percent = environment.get("RYZANSTEIN_TRACING_SAMPLE_PERCENT") or "100"
     if not percent.isascii() or not percent.isdigit() or int(percent) > 100:
         raise SettingsError(f"RYZANSTEIN_TRACING_SAMPLE_PERCENT is {percent!r}; it must be an integer from 0 to 100.")

@@ -43,23 +43,24 @@ def reconcile(observed: Observed, settings: Settings, now: datetime) -> Plan:
     try:
         service = parse(InferenceService, observed.service)
     except SpecError as error:
-        told = _tell(observed, None, "", Trouble(Reason.INVALID_SPEC, str(error)), settings, now)
+        blocked = Trouble(Reason.INVALID_SPEC, str(error))
+        told = tuple(_tell(observed, None, "", blocked, settings, now))
         return Plan((*told, *demand_events(observed.demand, size_words(observed.service, None))))
     replicas = in_force(observed, service)
     desired = (*children(service, settings, replicas), *group_plan.standing(observed, service, settings))
-    actions = tuple(_write(observed, desired))
-    blocked = _blocked(observed, desired)
+    writes = tuple(_write(observed, desired))
+    refusal = _blocked(observed, desired)
     turn = group_plan.decide(observed, service, settings, now) if service.spec.parallelism.nodes > 1 else None
-    told = tuple(_tell(observed, service, revision(service, settings), blocked, settings, now, turn))
+    told = tuple(_tell(observed, service, revision(service, settings), refusal, settings, now, turn))
     # The record of what is under way comes before the groups that it is about: see turn.py.
     groups = group_plan.actions(observed, service, settings, turn, now) if turn else ()
     autoscaling = service.spec.autoscaling
     wanted = size_words(observed.service, replicas if autoscaling else None)
     # Another size is written down before it is brought about: whoever takes over in between goes on with it.
     rescaled = autoscaling is not None and replicas != held(observed, autoscaling)
-    first = (*told, *actions) if rescaled else (*actions, *told)
+    first: tuple[Action, ...] = (*told, *writes) if rescaled else (*writes, *told)
     actions = (*first, *groups, *demand_events(observed.demand, wanted))
-    due = [_again(observed, blocked, now), group_plan.again(observed, turn, now) if turn else None]
+    due = [_again(observed, refusal, now), group_plan.again(observed, turn, now) if turn else None]
     return Plan(actions, again_after=min((seconds for seconds in due if seconds is not None), default=None))
 
 
