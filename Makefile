@@ -59,8 +59,8 @@ crds: venv tools ## Writes what is generated: crds/, references in docs/, the ch
 
 .PHONY: verify
 verify: crds ## Generates everything anew and fails on a difference
-	scripts/no_difference.sh crds docs/reference.md docs/troubleshooting.md docs/api-reference.md docs/openapi.json helm/ryzanstein/files \
-	  manifests/install.yaml proto tests/contract/schemas
+	scripts/no_difference.sh crds docs/reference.md docs/troubleshooting.md docs/api-reference.md docs/openapi.json docs/metrics.md \
+	  helm/ryzanstein/files manifests/install.yaml manifests/grafana proto tests/contract/schemas
 
 .PHONY: image
 image: ## Builds the images of operator, gateway, worker and Prometheus, and prints their names

@@ -63,10 +63,11 @@ _CLIENTS: Final = Row(
             kind=Kind.STACK,
         ),
         quantiles(
-            "Time to first byte",
-            "From a request's head at a gateway to the first byte of its answer: the queue, the replica, the network.",
-            "ryzanstein_gateway_time_to_first_byte_seconds",
+            "Time to first token",
+            "From a stream's head at a gateway to its first token: what a user waits, the queue included.",
+            "ryzanstein_gateway_time_to_first_token_seconds",
             GATEWAY,
+            quiet="no request streams",
         ),
         quantiles(
             "Duration",

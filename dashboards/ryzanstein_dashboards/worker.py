@@ -75,10 +75,10 @@ _ENGINE: Final = Row(
         ),
         line(
             "Time with the other ranks",
-            "Share of the time that ranks spend in collectives, waiting for the slowest included.",
+            "Share of the time that each rank spends in collectives. The slowest has least: others wait for it.",
             "percentunit",
-            rate("ryzanstein_collective_time_seconds_sum", _POD, "op"),
-            "{{op}}",
+            rate("ryzanstein_collective_time_seconds_sum", _POD, "rank, op"),
+            "rank {{rank}} {{op}}",
             quiet=_ALONE,
         ),
         line(
@@ -171,6 +171,29 @@ _REQUESTS: Final = Row(
             (
                 Query(_most("ryzanstein_num_requests_running"), "running"),
                 Query(_most("ryzanstein_num_requests_waiting"), "waiting"),
+            ),
+        ),
+        line(
+            "Refused requests",
+            "Requests that were answered with an error before anything of them ran, by reason.",
+            "reqps",
+            rate("ryzanstein_requests_refused_total", _POD, "reason"),
+            "{{reason}}",
+        ),
+        line(
+            "Aborted requests",
+            "Requests that ended before their answer was whole, by cause.",
+            "reqps",
+            rate("ryzanstein_requests_aborted_total", _POD, "cause"),
+            "{{cause}}",
+        ),
+        Panel(
+            "Size of requests",
+            "Tokens of a request: one in twenty has more.",
+            "short",
+            tuple(
+                Query(quantile(0.95, f"ryzanstein_request_{kind}_tokens", _POD), f"{kind}, 95th percentile")
+                for kind in ("prompt", "generation")
             ),
         ),
     ),
