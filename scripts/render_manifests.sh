@@ -16,7 +16,7 @@ cp crds/*.yaml helm/ryzanstein/files/crds/
 #
 #   kubectl apply --server-side -f install.yaml
 #
-# It holds no API key, since a key in a file is no secret. Make one; only its hash is stored:
+# Grafana's dashboards are in manifests/grafana. It holds no API key, since a key in a file is no secret. Make one; only its hash is stored:
 #
 #   KEY=rz-$(head -c 30 /dev/urandom | base64 | tr -d '+/=')
 #   kubectl create secret generic ryzanstein-keyset-default -n ryzanstein \
@@ -35,6 +35,6 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
 TEXT
   "$helm" template ryzanstein helm/ryzanstein --namespace ryzanstein --set defaultKey.create=false \
-    --set demandKey.create=false
+    --set demandKey.create=false --set grafana.dashboards=false
 } > manifests/install.yaml.part
 mv manifests/install.yaml.part manifests/install.yaml

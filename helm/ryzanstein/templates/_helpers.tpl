@@ -162,13 +162,17 @@ topologySpreadConstraints:
     - {protocol: TCP, port: 53}
 {{- end }}
 
+{{/* The TCP port of a URL. */}}
+{{- define "ryzanstein.portOf" -}}
+{{- $url := urlParse . }}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) }}
+{{- end }}
+
 {{/* Egress to the collector of traces, if there is one. */}}
 {{- define "ryzanstein.egressTraces" -}}
 {{- with .Values.tracing.endpoint }}
-{{- $url := urlParse . }}
-{{- $usual := ternary "443" "80" (eq $url.scheme "https") }}
 - ports:
-    - {protocol: TCP, port: {{ regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default $usual }}}
+    - {protocol: TCP, port: {{ include "ryzanstein.portOf" . }}}
   {{- with $.Values.tracing.collectorNamespaceLabels }}
   to:
     - namespaceSelector: {matchLabels: {{ toJson . }}}
@@ -188,15 +192,4 @@ topologySpreadConstraints:
     - ipBlock: {cidr: {{ . }}}
     {{- end }}
   {{- end }}
-{{- end }}
-
-{{/* Ingress to the health port for Prometheus. */}}
-{{- define "ryzanstein.ingressPrometheus" -}}
-{{- with .Values.networkPolicy.prometheusNamespaceLabels }}
-- from:
-    - namespaceSelector:
-        matchLabels: {{ toJson . }}
-  ports:
-    - {protocol: TCP, port: 8001}
-{{- end }}
 {{- end }}
