@@ -21,13 +21,15 @@ def test_flow(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize(("source", "target", "port"), SCRAPES)
-def test_nobody_reads_metrics_until_the_chart_is_told_where_prometheus_is(source: str, target: str, port: int) -> None:
+def test_no_other_prometheus_reads_metrics_until_the_chart_is_told_where_it_is(
+    source: str, target: str, port: int
+) -> None:
     assert not default().passes(Flow(source, target, port, False, ""))
 
 
 def test_every_party_of_the_release_is_walled_in_both_ways() -> None:
     closed = default()
-    for name in (flows.GATEWAY, flows.OPERATOR, WORKER, HUB_WORKER):
+    for name in (flows.GATEWAY, flows.OPERATOR, flows.OWN_PROMETHEUS, WORKER, HUB_WORKER):
         stranger = closed.parties[flows.NEIGHBOUR]
         assert not closed.network.allows(closed.parties[name], stranger, 9999), f"{name} may call anybody"
         assert not closed.network.allows(stranger, closed.parties[name], 9999), f"anybody may call {name}"
@@ -48,7 +50,7 @@ def test_a_connection_that_the_table_does_not_know_is_told() -> None:
 
 def test_pods_seen_on_a_cluster_are_recognised() -> None:
     parties = default().parties
-    ours = (flows.GATEWAY, flows.OPERATOR, WORKER)
+    ours = (flows.GATEWAY, flows.OPERATOR, flows.OWN_PROMETHEUS, WORKER)
     assert [flows.party_of(parties[name].namespace, parties[name].labels) for name in ours] == list(ours)
     assert flows.party_of("users", {"app": "client"}) == flows.CLIENT
     assert flows.party_of("kube-system", {"k8s-app": "kube-dns"}) == flows.DNS

@@ -33,6 +33,9 @@ NEIGHBOUR = "neighbour"
 CLIENT = "client"
 """A pod of some user, in a namespace of its own."""
 PROMETHEUS = "prometheus"
+"""One that is none of the release's, in a namespace of its own."""
+OWN_PROMETHEUS = "own-prometheus"
+"""The one that the chart brings."""
 DNS = "dns"
 APISERVER = "apiserver"
 NODE = "node"
@@ -66,6 +69,8 @@ def _no(source: str, target: str, port: int, why: str, protocol: str = "TCP") ->
 API, HEALTH, GRPC, DEMAND = contract.API_PORT, contract.HEALTH_PORT, contract.GRPC_PORT, contract.DEMAND_PORT
 
 KUBELET = 10250
+QUERIES = 9090
+"""Where the Prometheus that the chart brings is asked."""
 
 FLOWS: tuple[Flow, ...] = (
     # Requests take one way: in at the gateway, and from there to the workers.
@@ -97,6 +102,29 @@ FLOWS: tuple[Flow, ...] = (
     _no(CLIENT, OPERATOR, HEALTH, "metrics are not for users"),
     _no(CLIENT, WORKER, HEALTH, "metrics are not for users"),
     _no(PROMETHEUS, WORKER, API, "Prometheus reads metrics only"),
+    # The release's own Prometheus reads what all of us say, and answers the operator alone.
+    _yes(OWN_PROMETHEUS, GATEWAY, HEALTH, "metrics"),
+    _yes(OWN_PROMETHEUS, OPERATOR, HEALTH, "metrics"),
+    _yes(OWN_PROMETHEUS, WORKER, HEALTH, "metrics"),
+    _yes(OWN_PROMETHEUS, HUB_WORKER, HEALTH, "metrics"),
+    _yes(OWN_PROMETHEUS, GROUP, HEALTH, "metrics"),
+    _yes(OWN_PROMETHEUS, GROUP_MATE, HEALTH, "metrics, of the pods of a group that serve nobody too"),
+    _yes(OWN_PROMETHEUS, APISERVER, 443, "where the pods are"),
+    _yes(OWN_PROMETHEUS, APISERVER, 6443, "where the pods are, after address translation"),
+    _yes(OWN_PROMETHEUS, DNS, 53, "the API server may be given by name", "UDP"),
+    _yes(OPERATOR, OWN_PROMETHEUS, QUERIES, "what services scale by"),
+    _no(OWN_PROMETHEUS, FOREIGN_WORKER, HEALTH, "labels alone make no worker: the namespace must be watched"),
+    _no(OWN_PROMETHEUS, WORKER, API, "Prometheus reads metrics only"),
+    _no(OWN_PROMETHEUS, GATEWAY, API, "Prometheus reads metrics only"),
+    _no(OWN_PROMETHEUS, OPERATOR, DEMAND, "Prometheus reads metrics only"),
+    _no(OWN_PROMETHEUS, NODE, KUBELET, "it scrapes what is ours and no node"),
+    _no(OWN_PROMETHEUS, OUTSIDE, 80, "it tells nobody"),
+    _no(GATEWAY, OWN_PROMETHEUS, QUERIES, "the gateway asks it nothing"),
+    _no(WORKER, OWN_PROMETHEUS, QUERIES, "a worker calls nobody"),
+    _no(CLIENT, OWN_PROMETHEUS, QUERIES, "metrics are not for users"),
+    _no(NEIGHBOUR, OWN_PROMETHEUS, QUERIES, "metrics are not for users"),
+    _no(PROMETHEUS, OWN_PROMETHEUS, QUERIES, "until the chart is told who may ask it"),
+    _no(OPERATOR, PROMETHEUS, QUERIES, "the operator asks the release's own alone"),
     # A worker has no business anywhere.
     _no(WORKER, APISERVER, 443, "a worker has no token and no call to make"),
     _no(WORKER, APISERVER, 6443, "a worker has no token and no call to make"),
@@ -160,7 +188,8 @@ SCRAPES: tuple[tuple[str, str, int], ...] = tuple(
 """Pass where the chart knows Prometheus' namespace, and only there."""
 
 PROBES: tuple[tuple[str, str, int], ...] = tuple(
-    (NODE, target, HEALTH) for target in (GATEWAY, OPERATOR, WORKER, REPLICA, HUB_WORKER)
+    (NODE, target, QUERIES if target == OWN_PROMETHEUS else HEALTH)
+    for target in (GATEWAY, OPERATOR, WORKER, REPLICA, HUB_WORKER, OWN_PROMETHEUS)
 )
 """The kubelet's, from the node that the pod is on. Kubernetes lets them pass whatever the policies say."""
 
@@ -172,6 +201,7 @@ def parties(worker_labels: Mapping[str, Mapping[str, str]], worker_namespace: st
     return {
         GATEWAY: Peer("10.244.1.10", RELEASE_NAMESPACE, release_labels(GATEWAY), ports),
         OPERATOR: Peer("10.244.1.11", RELEASE_NAMESPACE, release_labels(OPERATOR), ports),
+        OWN_PROMETHEUS: Peer("10.244.1.19", RELEASE_NAMESPACE, release_labels("prometheus"), {"http": QUERIES}),
         WORKER: Peer("10.244.1.12", worker_namespace, worker, ports),
         REPLICA: Peer("10.244.2.12", worker_namespace, worker, ports),
         HUB_WORKER: Peer("10.244.2.13", worker_namespace, dict(worker_labels[HUB_WORKER]), ports),
@@ -211,18 +241,18 @@ def party_of(namespace: str, labels: Mapping[str, str]) -> str:
     if labels.get(contract.LABEL_ROLE) == contract.ROLE_WORKER:
         return WORKER
     component = labels.get(contract.LABEL_COMPONENT, "")
-    ours = labels.get(contract.LABEL_NAME) == "ryzanstein" and component in (GATEWAY, OPERATOR)
-    return component if ours else CLIENT
+    ours = {GATEWAY: GATEWAY, OPERATOR: OPERATOR, "prometheus": OWN_PROMETHEUS}
+    return ours.get(component, CLIENT) if labels.get(contract.LABEL_NAME) == "ryzanstein" else CLIENT
 
 
 def complaints(seen: Iterable[tuple[str, str, int, str]]) -> list[str]:
     """A sentence for each connection (source, target, port, protocol) between parties that is not in the table.
 
-    What does not touch the gateway, the operator or a worker is none of ours. The kubelet's probes are expected.
+    What does not touch a pod of the release or a worker is none of ours. The kubelet's probes are expected.
     """
     passing = {(flow.source, flow.target, flow.port, flow.protocol) for flow in FLOWS if flow.passes}
     passing |= {(*probe, "TCP") for probe in PROBES}
-    ours = {GATEWAY, OPERATOR, WORKER, HUB_WORKER, REPLICA}
+    ours = {GATEWAY, OPERATOR, WORKER, HUB_WORKER, REPLICA, OWN_PROMETHEUS}
     strange = {entry for entry in seen if {entry[0], entry[1]} & ours} - passing
     return [
         f"{source} opened a connection to {target}:{port}/{protocol}, which the table of flows does not let pass"

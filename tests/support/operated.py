@@ -25,7 +25,8 @@ def children_of(service: chart.Manifest, manifests: Sequence[chart.Manifest], na
     placed = parse(InferenceService, {**service, "metadata": {**service["metadata"], "namespace": namespace}})
     settings = settings_of(manifests)
     several = placed.spec.parallelism.nodes > 1
-    return [*children(placed, settings), *([stateful_set(placed, settings, 0)] if several else [])]
+    fixed = children(placed, settings, placed.spec.replicas)
+    return [*fixed, *([stateful_set(placed, settings, 0)] if several else [])]
 
 
 def pods_of(children: Sequence[chart.Manifest]) -> chart.Manifest:
