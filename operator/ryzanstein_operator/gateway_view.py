@@ -46,6 +46,9 @@ class _Service(_Model):
     service: _Name
     sound: Annotated[int, Field(ge=0, le=1_000_000)]
     replicas: Annotated[tuple[_Replica, ...], Field(strict=False, max_length=10_000)] = ()
+    in_flight: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    waiting: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    idle_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
 
 
 class _Message(_Model):
@@ -70,4 +73,5 @@ def _told(sender: str, one: _Service) -> Told:
         for row in one.replicas
     )
     name = one.service.removesuffix(SUFFIX_WORKERS)
-    return Told(one.namespace, name, ServiceView(sender, one.sound, replicas))
+    traffic = (one.in_flight, one.waiting, one.idle_seconds)
+    return Told(one.namespace, name, ServiceView(sender, one.sound, replicas, *traffic))

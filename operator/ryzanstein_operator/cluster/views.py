@@ -49,6 +49,11 @@ class Views:
         either = before.keys() | services.keys()
         return {key for key in either if _essence(before.get(key)) != _essence(services.get(key))}
 
+    def heard(self) -> int:
+        """How many gateways have spoken within FRESH_SECONDS."""
+        oldest = self._clock() - FRESH_SECONDS
+        return sum(1 for sender in self._senders.values() if sender.at > oldest)
+
     def of(self, service: Key) -> tuple[ServiceView, ...]:
         """What fresh gateways see of one service, by sender; times counted up to now."""
         return self._views(service, FRESH_SECONDS)
@@ -57,6 +62,18 @@ class Views:
         """What those gateways see that have not missed their turn, of all services."""
         found = {key: self._views(key, PUNCTUAL_SECONDS) for key, senders in self._of.items() if senders}
         return {key: views for key, views in found.items() if views}
+
+    def idle_seconds(self, service: Key) -> float | None:
+        """For how long no gateway has had a request for it; None unless each one that is known has just said so."""
+        oldest, least = self._clock() - PUNCTUAL_SECONDS, None
+        for sender in self._senders.values():
+            view = sender.services.get(service)
+            if sender.at <= oldest or view is None or view.idle_seconds is None:
+                return None
+            busy = bool(view.in_flight or view.waiting)
+            idle = 0.0 if busy else view.idle_seconds
+            least = idle if least is None else min(least, idle)
+        return least
 
     def forget(self) -> set[Key]:
         """Drop who has been silent for too long. Gives the services that were in those views."""

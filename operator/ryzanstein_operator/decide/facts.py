@@ -140,9 +140,7 @@ def gather(
 ) -> Facts:
     """Reads what is observed. `revision` is the pod template's that is wanted, empty where the spec cannot be read."""
     name = observed.service["metadata"]["name"]
-    live = [child for child in observed.children if child["kind"] == DEPLOYMENT and child["metadata"]["name"] == name]
-    conditions = _deployment_conditions(live[0]) if live else {}
-    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
+    progress = _deployment_conditions(observed).get("Progressing", {})
     return Facts(
         service=service,
         blocked=blocked,
@@ -150,7 +148,7 @@ def gather(
         answering=_answering(observed, name),
         revision=revision,
         rival=_rival(observed),
-        pods_refused=_POD_NAME.sub("a pod", str(failure.get("message", ""))) if failure.get("status") == "True" else "",
+        pods_refused=pods_refused(observed),
         rolled_out=turn.rolled_out if turn else progress.get("reason") == "NewReplicaSetAvailable",
         stalled=turn.stalled(now) if turn else _stalled(progress),
         leftovers=steps.leftover_words(observed.pods, now),
@@ -186,10 +184,18 @@ def _was_ready(live: Manifest) -> bool:
     return any(one["type"] == ConditionType.READY and one["status"] == "True" for one in conditions)
 
 
-def _deployment_conditions(live: Manifest) -> dict[str, Manifest]:
+def pods_refused(observed: Observed) -> str:
+    """Why pods may not be made, in the Deployment's words, or nothing."""
+    failure = _deployment_conditions(observed).get("ReplicaFailure", {})
+    return _POD_NAME.sub("a pod", str(failure.get("message", ""))) if failure.get("status") == "True" else ""
+
+
+def _deployment_conditions(observed: Observed) -> dict[str, Manifest]:
     """Those that speak of the latest spec."""
-    status = live.get("status", {})
-    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
+    name = observed.service["metadata"]["name"]
+    found = [child for child in observed.children if child["kind"] == DEPLOYMENT and child["metadata"]["name"] == name]
+    status = found[0].get("status", {}) if found else {}
+    if not found or status.get("observedGeneration", 0) < found[0]["metadata"].get("generation", 0):
         return {}
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
 

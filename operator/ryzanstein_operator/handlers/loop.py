@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -26,6 +25,7 @@ from ryzanstein_operator.doorbell import Heard
 from ryzanstein_operator.gateway_view import GatewayView
 from ryzanstein_operator.handlers.news import Haste, take_in
 from ryzanstein_operator.handlers.queue import SETTLE_SECONDS, WorkQueue
+from ryzanstein_operator.handlers.scaler import Scaler
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
 
@@ -58,15 +58,20 @@ class Loop:
         metrics: Metrics,
         demands: Demands,
         views: Views,
+        scaler: Scaler,
     ) -> None:
         self._settings, self._cache, self._observer = settings, cache, observer
         self._executor, self._lease, self._metrics, self._demands = executor, lease, metrics, demands
-        self._views, self._nodes = views, NodeHealth(cache, views, settings)
+        self._views, self._nodes, self._scaler = views, NodeHealth(cache, views, settings), scaler
         # What is over all services, routes and nodes, does not wait behind a thousand of them.
         self._queue: WorkQueue[Key] = WorkQueue(first=lambda key: not key.namespace)
         self._refused: dict[Key, dict[Ref, str]] = {}
         self._refresh = asyncio.Event()
         self.fault = "the first list is not through"
+
+    def backlog(self) -> tuple[int, float | None]:
+        """How many keys are due, and since when (time.monotonic) the one that has waited longest."""
+        return self._queue.backlog()
 
     # --- what the watch tells ------------------------------------------------------------------------
 
@@ -101,6 +106,10 @@ class Loop:
             told = [(key, seen) for key, seen in told if self._cache.get(SERVICES, key.namespace, key.name)]
         await self._seen_otherwise(self._views.tell(view.sender, told))
         return Heard.LEADING if self._lease.held() and not self.fault else Heard.STANDBY
+
+    async def wake(self, service: Key) -> None:
+        """Visit a service because of what has been measured of it."""
+        await self._queue.add(service)
 
     async def _seen_otherwise(self, services: set[Key]) -> None:
         for service in services:
@@ -156,16 +165,17 @@ class Loop:
         while True:
             await self._until_leading()
             key = await self._queue.take()
+            self._metrics.queue_wait.observe(self._queue.waited(key))
             try:
                 await self._visit(key)
             finally:
                 await self._queue.done(key)
-                self._metrics.queue_depth.set(len(self._queue))
 
     async def _until_leading(self) -> None:
         """A standby keeps its picture fresh and its queue coalesced, and writes nothing."""
-        while self.fault or not self._lease.held():  # noqa: ASYNC110 (the clock ends it, which no Event tells of)
+        while self.fault or not self._lease.held():
             await asyncio.sleep(LEAD_POLL_SECONDS)
+            self._queue.open()
 
     async def _visit(self, key: Key) -> None:
         started = time.monotonic()
@@ -179,6 +189,7 @@ class Loop:
             result = "failed"
             self._metrics.reconcile_errors.inc()
             delay = await self._queue.retry(key)
+            self._metrics.queue_retries.inc()
             extra = {"key": str(key), "retry_seconds": round(delay, 1), "error": str(error)}
             logger.error("A visit failed", extra=extra, exc_info=None if isinstance(error, ApiError) else error)
         self._metrics.visited(time.monotonic() - started, result)
@@ -186,7 +197,6 @@ class Loop:
     async def _reconcile(self, key: Key) -> Outcome:
         if key == ROUTES_VISIT:
             services = self._observer.services()
-            self._metrics.count_services(_conditions(services))
             return await self._carry_out(key, reconcile_routes(services, self._observer.routes(), self._settings), None)
         if key == NODES_VISIT:
             return await self._look_after_nodes()
@@ -194,11 +204,14 @@ class Loop:
         if observed is None:
             self._refused.pop(key, None)
             self._queue.forget(key)
+            self._scaler.forget(key)
             return Outcome()
         nodes = self._nodes
         observed = replace(observed, views=self._views.of(key), nodes=nodes.verdicts, lost_nodes=nodes.lost(key))
-        plan = reconcile(observed, self._settings, datetime.now(UTC))
-        outcome = await self._carry_out(key, plan, observed.service)
+        now = datetime.now(UTC)
+        observed = replace(observed, decision=self._scaler.visit(key, observed, now))
+        outcome = await self._carry_out(key, reconcile(observed, self._settings, now), observed.service)
+        self._scaler.carried_out(key, done=not (outcome.again or outcome.refused))
         if observed.demand is not None:
             self._demands.spoken(key)
         return outcome
@@ -234,14 +247,7 @@ class Loop:
             await self._queue.add(key)  # at once: the status must say it
         if outcome.again or outcome.refused:
             await self._queue.retry(key)
+            self._metrics.queue_retries.inc()
             return "retry"
         self._queue.forgive(key)
         return "done"
-
-
-def _conditions(services: tuple[Manifest, ...]) -> Counter[tuple[str, str]]:
-    return Counter(
-        (condition["type"], condition["status"])
-        for service in services
-        for condition in service.get("status", {}).get("conditions", ())
-    )

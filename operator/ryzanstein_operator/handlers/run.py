@@ -8,19 +8,26 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.cluster.apply import Executor
 from ryzanstein_operator.cluster.cache import Cache, Key
-from ryzanstein_operator.cluster.client import Cluster
+from ryzanstein_operator.cluster.calls import subject_of
+from ryzanstein_operator.cluster.client import Call, Cluster
 from ryzanstein_operator.cluster.demand import Demands
 from ryzanstein_operator.cluster.discovery import wait_for_resources
 from ryzanstein_operator.cluster.events import Recorder
 from ryzanstein_operator.cluster.heartbeat import STALE_SECONDS, Freshness
 from ryzanstein_operator.cluster.lease import Lease
 from ryzanstein_operator.cluster.observe import Observer
+from ryzanstein_operator.cluster.prometheus import Prometheus
 from ryzanstein_operator.cluster.views import Views
+from ryzanstein_operator.decide.sizing import Decision
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.gateway_view import GatewayView
+from ryzanstein_operator.handlers.figures import Figures
 from ryzanstein_operator.handlers.loop import Loop
+from ryzanstein_operator.handlers.sampling import Sampling
+from ryzanstein_operator.handlers.scaler import Scaler
 from ryzanstein_operator.handlers.show import Show
 from ryzanstein_operator.handlers.watch import NODE_SCOPE, handle_signals, scopes, watch
 from ryzanstein_operator.health import Answer, HealthServer, Probes
@@ -45,12 +52,17 @@ class Operator:
         self._cluster, self._settings = cluster, settings
         self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
         self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
-        cluster.may_write = self._lease.held
+        cluster.may_write, cluster.watcher = self._lease.held, self._called
         recorder = Recorder(cluster, settings.pod_name)
         executor = Executor(cluster, cache, recorder, self._metrics, self._lease.held)
         demands = Demands()
         observer = Observer(cluster, cache, settings, demands.of)
-        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands, Views())
+        views = Views()
+        scaler = Scaler(settings.namespace, views.idle_seconds, self._decided)
+        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands, views, scaler)
+        self._prometheus = Prometheus(settings.prometheus) if settings.prometheus else None
+        self._sampling = Sampling(self._prometheus, scaler, self._metrics, self._leads, self._loop.wake)
+        self._figures = Figures(cache, views, self._lease, self._loop.backlog, self._metrics)
         self._cache = cache
         self.show = Show(cache, recorder.recent, self._lease.identity, self._leads)
         self._event_loop = asyncio.get_running_loop()
@@ -80,6 +92,8 @@ class Operator:
             # The order matters: kopf, when it ends, also ends every task that was not there before it.
             self._start("lease", self._lease.run())
             self._start("loop", self._loop.run())
+            self._start("figures", self._figures.run())
+            self._start("sampling", self._sampling.run())
             await asyncio.sleep(0)
             for scope in scopes(self._settings):
                 watching = watch(scope, self._cluster, self._settings, self._loop, self._freshness, self._stop)
@@ -114,6 +128,8 @@ class Operator:
         for part in late:
             part.cancel()
         await asyncio.gather(*self._parts, return_exceptions=True)
+        if self._prometheus is not None:
+            await self._prometheus.close()
 
     async def _watch_nodes(self) -> None:
         """Once they could be listed: where they may not be read, a watch would fail and fail again."""
@@ -166,6 +182,13 @@ class Operator:
         self._metrics.leader.set(self._lease.held())
         self._metrics.watch_freshness.set(self._freshness.age())
         return self._metrics.render(accept)
+
+    def _called(self, call: Call) -> None:
+        self._metrics.requested(subject_of(call).verb, call.status, call.seconds, again=call.attempt > 1)
+
+    def _decided(self, service: Key, before: int, decision: Decision) -> None:
+        active = decision.active in (Reason.METRICS_READ, Reason.AT_ZERO)
+        self._metrics.decided(service.namespace, service.name, before, decision.replicas, active=active)
 
     def _tell(self, reason: str) -> None:
         self._waiting_for = reason
