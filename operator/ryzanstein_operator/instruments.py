@@ -50,7 +50,7 @@ class Instruments:
         )
         self.queue_depth = Gauge(
             f"{_PREFIX}_queue_depth",
-            "Keys that are due for a visit and wait for a free worker.",
+            "Keys that are due for a visit and wait for it.",
             registry=self.registry,
         )
         self.queue_oldest = Gauge(

@@ -34,7 +34,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from ryzanstein_operator.api.wire import Manifest
+from ryzanstein_operator.api.wire import Manifest, section
 from ryzanstein_operator.decide import pods as pods_module
 from ryzanstein_operator.decide.claims import model_name
 from ryzanstein_operator.desired.names import LABEL_REVISION
@@ -181,14 +181,14 @@ def encode(operator: OperatorRow, pictures: Iterable[Picture], total: int, now: 
 def service_row(picture: Picture, now: datetime) -> ServiceRow:
     """One service's part, from the manifests as the API server gave them."""
     service = picture.service
-    metadata, spec, status = service["metadata"], _part(service, "spec"), _part(service, "status")
-    key_sets = [str(name) for name in _part(spec, "access").get("keySets") or ()]
+    metadata, spec, status = service["metadata"], section(service, "spec"), section(service, "status")
+    key_sets = [str(name) for name in section(spec, "access").get("keySets") or ()]
     return ServiceRow(
         namespace=metadata["namespace"],
         name=metadata["name"],
         created=metadata.get("creationTimestamp", ""),
         model=model_name(service),
-        uri=str(_part(spec, "model").get("uri", "")),
+        uri=str(section(spec, "model").get("uri", "")),
         key_sets=tuple(sorted(key_sets)) or (contract.DEFAULT_KEY_SET,),
         generation=metadata.get("generation", 0),
         observed_generation=status.get("observedGeneration", 0),
@@ -196,7 +196,7 @@ def service_row(picture: Picture, now: datetime) -> ServiceRow:
         replicas=status.get("replicas", 0),
         ready=status.get("readyReplicas", 0),
         updated=status.get("updatedReplicas", 0),
-        autoscaling=_autoscaling(_part(spec, "autoscaling"), _part(status, "autoscaling")),
+        autoscaling=_autoscaling(section(spec, "autoscaling"), section(status, "autoscaling")),
         conditions=tuple(_condition(one) for one in status.get("conditions") or ()),
         last_failure=_failure(status.get("lastFailure")),
         unhealthy_nodes=tuple(
@@ -207,12 +207,6 @@ def service_row(picture: Picture, now: datetime) -> ServiceRow:
         pods=_pods(picture.pods, now),
         events=picture.events,
     )
-
-
-def _part(manifest: Manifest, name: str) -> Manifest:
-    """Empty where it is missing, and also where it is something else: one bad spec must not hide all services."""
-    found = manifest.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _autoscaling(wanted: Manifest, told: Manifest) -> AutoscalingRow | None:

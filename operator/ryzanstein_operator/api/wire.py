@@ -17,6 +17,12 @@ Manifest = dict[str, Any]
 """A Kubernetes object as JSON: the one bare dict that may cross modules."""
 
 
+def section(manifest: Manifest, name: str) -> Manifest:
+    """One part of a manifest that nobody has checked; empty where it is missing or something else."""
+    found = manifest.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 WireT = TypeVar("WireT", bound="Wire")
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,25 @@ class Credentials:
     verify: bool
 
 
+@dataclass(frozen=True)
+class Call:
+    """One attempt at a call that has ended. status: 0 where no answer came. attempt: 1 for the first. seconds: it took
+    so long. error: the API server's sentence, or what kept it from answering; empty where all went well."""
+
+    method: str
+    path: str
+    status: int
+    attempt: int
+    seconds: float
+    error: str = ""
+
+
 class Cluster:
     """A connection to one API server. Close it."""
 
     def __init__(self, api: client.ApiClient) -> None:
+        self.watcher: Callable[[Call], None] = lambda _: None
+        """Told of each attempt, in the task that made it. Must not raise."""
         self.may_write: Callable[[], bool] = lambda: True
         """Asked before a write is tried again: whoever was frozen since the first try may have lost the lead."""
         self._api = api
@@ -119,7 +135,7 @@ class Cluster:
         """One call, tried up to `attempts` times while the fault may pass. Raises ApiError."""
         for attempt in range(1, attempts + 1):
             try:
-                return await self._once(method, path, body, query or {}, content_type, timeout_seconds)
+                return await self._watched(attempt, method, path, body, query or {}, content_type, timeout_seconds)
             except ApiError as error:
                 if not error.transient or attempt == attempts:
                     raise
@@ -132,6 +148,18 @@ class Cluster:
                 if method != "GET" and not self.may_write():
                     raise
         raise AssertionError("attempts is at least one")
+
+    async def _watched(self, attempt: int, method: str, path: str, *rest: Any) -> Manifest:
+        started, status, words = time.monotonic(), 0, "cancelled"
+        try:
+            answer = await self._once(method, path, *rest)
+            status, words = 200, ""
+            return answer
+        except ApiError as error:
+            status, words = error.status, error.sentence
+            raise
+        finally:
+            self.watcher(Call(method, path, status, attempt, time.monotonic() - started, words))
 
     async def _once(
         self, method: str, path: str, body: Manifest | None, query: Mapping[str, str], content_type: str, seconds: float

@@ -50,7 +50,9 @@ class WorkQueue(Generic[KeyT]):
         self._due: dict[KeyT, float] = {}
         self._heaps: tuple[list[_Entry[KeyT]], list[_Entry[KeyT]]] = ([], [])
         self._number = 0
-        self._busy: set[KeyT] = set()
+        self._busy: dict[KeyT, float] = {}
+        """The keys that are being visited, and how much later than due that began, in seconds."""
+        self._opened = float("-inf")
         self._failures: dict[KeyT, int] = {}
         self._taken: dict[KeyT, float] = {}
         self._retries = Bucket(RETRIES_PER_SECOND, RETRY_BURST)
@@ -59,6 +61,20 @@ class WorkQueue(Generic[KeyT]):
     def __len__(self) -> int:
         """Keys that wait, those included that are not due yet."""
         return len(self._due)
+
+    def open(self) -> None:
+        """From now on keys are taken. What was due before, as at a standby, has not waited for a visit of ours."""
+        self._opened = self._clock()
+
+    def backlog(self) -> tuple[int, float | None]:
+        """How many keys are due for a visit, and since when (of the clock) the one that has waited longest."""
+        now = self._clock()
+        dues = [due for due in self._due.values() if due <= now]
+        return len(dues), max(min(dues), self._opened) if dues else None
+
+    def waited(self, key: KeyT) -> float:
+        """How much later than due the visit of `key` began that is under way, in seconds."""
+        return self._busy[key]
 
     async def add(self, key: KeyT, delay: float = SETTLE_SECONDS) -> None:
         """Visit `key` in `delay` seconds, or when it is already due earlier, then."""
@@ -108,7 +124,7 @@ class WorkQueue(Generic[KeyT]):
 
     async def done(self, key: KeyT) -> None:
         """The visit of `key` has ended; if it was added meanwhile it waits for its turn now."""
-        self._busy.discard(key)
+        self._busy.pop(key, None)
         if key in self._due:
             self._push(self._due[key], key)
             async with self._changed:
@@ -133,7 +149,6 @@ class WorkQueue(Generic[KeyT]):
         now = self._clock()
         heap = next(heap for heap in self._heaps if heap and heap[0][0] <= now)
         _, _, key = heapq.heappop(heap)
-        del self._due[key]
-        self._busy.add(key)
+        self._busy[key] = max(0.0, now - max(self._due.pop(key), self._opened))
         self._taken[key] = now
         return key

@@ -53,6 +53,22 @@ async def test_a_refusal_is_told_at_once_in_the_servers_words(fake_api: FakeApi,
     assert len(fake_api.calls) == 1
 
 
+async def test_each_attempt_is_told_of_with_what_came_of_it(fake_api: FakeApi, cluster: Cluster) -> None:
+    told: list[client.Call] = []
+    cluster.watcher = told.append
+    fake_api.put({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "team", "name": "chat"}})
+    fake_api.faults += [
+        refuse("GET", "/services", 503, "busy", times=1),
+        refuse("GET", "/services", 0, "", times=2),  # aiohttp itself tries again where a kept connection breaks
+    ]
+    await cluster.call("GET", PATH)
+    with pytest.raises(ApiError):
+        await cluster.call("GET", "/api/v1/namespaces/team/services/other")
+    assert [(call.status, call.attempt) for call in told] == [(503, 1), (0, 2), (200, 3), (404, 1)]
+    assert told[0].error == "busy"
+    assert all(call.method == "GET" and 0 < call.seconds < 5 for call in told)
+
+
 async def test_retry_after_is_obeyed(fake_api: FakeApi, cluster: Cluster) -> None:
     fake_api.put({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "team", "name": "chat"}})
     fake_api.faults.append(refuse("GET", "/services", 429, "slow down", times=1, **{"Retry-After": "0.4"}))

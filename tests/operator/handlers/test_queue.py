@@ -37,6 +37,29 @@ async def nothing_due(queue: WorkQueue[str], seconds: float = 0.02) -> bool:
     return False
 
 
+async def test_the_backlog_is_what_is_due_and_a_visit_knows_how_late_it_is(clock: Clock, queue: WorkQueue[str]) -> None:
+    assert queue.backlog() == (0, None)
+    await queue.add("a", 1.0)
+    await queue.add("b", 2.0)
+    await queue.add("c", 60.0)
+    assert queue.backlog() == (0, None)
+    clock.now = 5.0
+    assert queue.backlog() == (2, 1.0)
+    assert (await queue.take(), queue.waited("a")) == ("a", 4.0)
+    assert queue.backlog() == (1, 2.0)
+
+
+async def test_what_was_due_before_keys_were_taken_at_all_has_not_waited_for_it(
+    clock: Clock, queue: WorkQueue[str]
+) -> None:
+    await queue.add("a", 1.0)
+    clock.now = 500.0
+    queue.open()
+    assert queue.backlog() == (1, 500.0)
+    clock.now = 500.5
+    assert (await queue.take(), queue.waited("a")) == ("a", 0.5)
+
+
 async def test_many_events_of_one_key_are_one_visit(queue: WorkQueue[str]) -> None:
     for _ in range(100):
         await queue.add("a", 0)
