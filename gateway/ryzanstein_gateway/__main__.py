@@ -16,6 +16,7 @@ from typing import Final
 import uvloop
 
 from ryzanstein_gateway.exposition import share_counts
+from ryzanstein_gateway.level import Level
 from ryzanstein_gateway.logs import configure_logging
 from ryzanstein_gateway.member import Place
 from ryzanstein_gateway.processes import Parent
@@ -28,7 +29,8 @@ _COLLECT_AFTER: Final = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT has been obeyed: 0; 78 when a setting is wrong; 1 when no process can live."""
+    """Run until SIGTERM or SIGINT has been obeyed: 0; 78 when a setting is wrong; 1 when no process can live. SIGUSR1
+    and SIGUSR2 change the log's level meanwhile."""
     place = _place(arguments)
     try:
         settings = read_settings()
@@ -46,17 +48,20 @@ async def _run(settings: Settings, place: Place | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    level = Level(settings.log_level)
+    for number, debug in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+        asyncio.get_running_loop().add_signal_handler(number, level.debug, debug)
     if place is None and settings.processes > 1:
-        return await Parent(settings).run(stop)
+        return await Parent(settings, level).run(stop)
     # The parent stays small: it never imports what serves.
     from ryzanstein_gateway.server import Gateway
 
     _spare_collector()
     if place is None:
-        await Gateway(settings).run(stop)
+        await Gateway(settings, None, level).run(stop)
     else:
         share_counts(place.directory, place.slot)
-        await Gateway(_settings_of(settings, place), place).run(stop)
+        await Gateway(_settings_of(settings, place), place, level).run(stop)
     return 0
 
 

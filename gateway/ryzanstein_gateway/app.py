@@ -103,7 +103,7 @@ class App:
                 raise
             await reply.refuse(SHUTTING_DOWN)
         except Exception:
-            _log.exception("request %s failed", exchange.request_id)
+            _log.exception("request %s failed", exchange.request_id, extra=exchange.ids())
             await (reply.cut(INTERNAL, event_stream=False) if reply.started else reply.refuse(INTERNAL))
         finally:
             # Not now: what was written goes out when this turn of the event loop ends, and should not wait for a log.

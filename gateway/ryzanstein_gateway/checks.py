@@ -93,6 +93,7 @@ class Checker:
             if replica.ready:
                 self._metrics.checks_failed.labels(found.value).inc()
             replica.missed(found)
+            _log.debug("the health page of %s: %s", replica.endpoint.host, found.value)
 
     async def _ask(self, session: aiohttp.ClientSession, replica: ReplicaState) -> Status | Outcome | None:
         """The page, or why there is none; None where that is no fault of the replica's."""

@@ -61,6 +61,10 @@ class Exchange:
         """http, websocket or grpc."""
         return _PROTOCOLS.get(self.method, "http")
 
+    def ids(self) -> dict[str, str]:
+        """For a log line's `extra`: what it is about."""
+        return {"request_id": self.request_id, "trace_id": self.trace.id}
+
     @classmethod
     def begin(cls, scope: Scope) -> "Exchange":
         """From an ASGI scope; the client's request id is kept if it is one of harmless shape."""

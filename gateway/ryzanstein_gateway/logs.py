@@ -10,7 +10,11 @@ from typing import Final
 
 import msgspec
 
+from ryzanstein_gateway.level import apply
+
 _ENCODER: Final = msgspec.json.Encoder()
+_IDS: Final = ("request_id", "trace_id")
+"""As Exchange.ids names them, for `extra`."""
 ACCESS_LOGGER: Final = logging.getLogger("ryzanstein_gateway.access")
 
 
@@ -41,8 +45,8 @@ class AccessEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, the fields of an AccessEntry if there is one, the traceback if there is one; and
-    which process, where there are several."""
+    """Time, level, logger, message; the ids of the request that it is about, the fields of an AccessEntry, the
+    traceback, where there is one; and which process, where there are several."""
 
     def __init__(self, slot: int | None = None) -> None:
         super().__init__()
@@ -56,6 +60,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **self._process,
+            **{name: value for name in _IDS if (value := record.__dict__.get(name))},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -70,7 +75,8 @@ def configure_logging(level: str, slot: int | None = None) -> None:
     """Send every logger of the process to standard output as JSON, from `level` up. `slot`: of several processes."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(slot))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    apply(level)
     # No line says these, so no record needs to look them up.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # The access log says the same and more; uvicorn's own would also print query strings.

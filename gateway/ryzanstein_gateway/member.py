@@ -1,11 +1,13 @@
 """A gateway process that is one of several: what it tells its parent, and how.
 
-Each second, and at once when it has news, one line of JSON over an inherited socket. The parent's end closing is the
-parent's death: the member drains then, rather than live on unseen. Knows no process but its own.
+Each second, and at once when it has news, one line of JSON over an inherited socket. The other way come single words.
+The parent's end closing is the parent's death: the member drains then, rather than live on unseen. Knows no process but
+its own.
 """
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ from ryzanstein_gateway.exemplars import Exemplar
 from ryzanstein_gateway.exposition import Family
 
 MAX_REPORT_BYTES: Final = 4 * 1024 * 1024
+DEBUG, USUAL = "debug", "usual"
+"""What the parent may say: log everything, or what is configured."""
 _MOST_UNSENT_BYTES: Final = MAX_REPORT_BYTES
 
 
@@ -58,14 +62,16 @@ class Channel:
         if not transport.is_closing() and transport.get_write_buffer_size() < _MOST_UNSENT_BYTES:
             transport.write(msgspec.json.encode(report) + b"\n")
 
-    async def parent_gone(self) -> None:
-        """Returns when the parent has died."""
+    async def obey(self, order: Callable[[str], None]) -> None:
+        """Hand on each word of the parent's, one of DEBUG and USUAL. Returns when the parent has died."""
         while True:
             try:
-                if not await self._reader.read(1024):
-                    return
-            except OSError:
+                line = await self._reader.readline()
+            except (OSError, ValueError):
                 return
+            if not line.endswith(b"\n"):
+                return
+            order(line.decode("ascii", "replace").strip())
 
 
 async def read_report(reader: asyncio.StreamReader) -> Report | None:

@@ -3,6 +3,7 @@
 REST, WebSocket and gRPC each make a Generation and an Outlet; from here on they are alike.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from ryzanstein_gateway.routes import Route
 
 if TYPE_CHECKING:  # not loaded by a gateway that does not trace
     from ryzanstein_gateway.tracing import Tracing
+
+_log = logging.getLogger(__name__)
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -120,6 +123,8 @@ class Pipeline:
         finally:
             exchange.queued += time.perf_counter() - asked
             exchange.trace.admitted()
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("in line for %s for %.3f s", route.model, exchange.queued, extra=exchange.ids())
 
     async def _forward(self, errand: Errand, exchange: Exchange, permit: Permit) -> None:
         """Until a replica has taken it: those that are there may all be starting, and refuse."""

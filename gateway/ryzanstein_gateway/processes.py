@@ -25,7 +25,8 @@ from ryzanstein_gateway.board import forget
 from ryzanstein_gateway.exemplars import Exemplars, Illustrated
 from ryzanstein_gateway.exposition import Family, Summed, bury
 from ryzanstein_gateway.health import HealthServer, Heartbeat
-from ryzanstein_gateway.member import MAX_REPORT_BYTES, Report, bind_shared, read_report
+from ryzanstein_gateway.level import Level
+from ryzanstein_gateway.member import DEBUG, MAX_REPORT_BYTES, USUAL, Report, bind_shared, read_report
 from ryzanstein_gateway.metrics import IN_FLIGHT
 from ryzanstein_gateway.settings import Settings
 
@@ -62,6 +63,8 @@ class Slot:
         self.number = number
         self.process: asyncio.subprocess.Process | None = None
         self.report: Report | None = None
+        self.writer: asyncio.StreamWriter | None = None
+        """To its member."""
         self.heard = time.monotonic()
         self.failures = 0
         """Deaths in a row soon after the start."""
@@ -70,8 +73,10 @@ class Slot:
 class Parent:
     """Keeps `settings.processes` members running."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, level: Level | None = None) -> None:
         self._settings = settings
+        self._level = level or Level(settings.log_level)
+        self._level.changed = self._pass_on
         self._slots = [Slot(number) for number in range(settings.processes)]
         self._draining = asyncio.Event()
         self._hopeless = asyncio.Event()
@@ -170,15 +175,16 @@ class Parent:
         if self._draining.is_set():
             _send(slot, signal.SIGTERM)
         try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_REPORT_BYTES)
+            reader, slot.writer = await asyncio.open_connection(sock=ours, limit=MAX_REPORT_BYTES)
+            self._pass_on(self._level.debugging, [slot])
             await self._listen(slot, reader)
-            writer.close()
+            slot.writer.close()
             return await process.wait()
         finally:
             if process.returncode is None:
                 _send(slot, signal.SIGKILL)
                 await process.wait()
-            slot.process, slot.report = None, None
+            slot.process, slot.report, slot.writer = None, None, None
             self._lost.inc(bury(self._directory, slot.number, IN_FLIGHT))
             forget(self._directory, slot.number)
 
@@ -197,6 +203,13 @@ class Parent:
                 return
             slot.report, slot.heard = report, time.monotonic()
             self._exemplars.add(report.exemplars)
+
+    def _pass_on(self, debugging: bool, slots: Iterable[Slot] | None = None) -> None:
+        """Tell members which level to log at: all, or one that has just started. A signal could come before a member
+        is ready for it, and end it."""
+        for slot in self._slots if slots is None else slots:
+            if slot.writer is not None:
+                slot.writer.write(f"{DEBUG if debugging else USUAL}\n".encode())
 
     async def _beat(self) -> None:
         while True:

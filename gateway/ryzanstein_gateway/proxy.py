@@ -159,6 +159,10 @@ class Proxy:
         with self._fleet.attempt(endpoint, delivery.errand.route) as (replica, attempt), span:
             ending = await self._send(endpoint, delivery, replica, attempt, span)
             span.ended(ending.value, delivery.progress)
+            if _log.isEnabledFor(logging.DEBUG):
+                exchange = delivery.exchange
+                words = (exchange.tries, endpoint.host, ending.value, delivery.progress)
+                _log.debug("try %d at %s: %s, %d tokens", *words, extra=exchange.ids())
             match ending:
                 case Ending.REFUSED | Ending.HANG:
                     replica.failed(certain=True)
@@ -187,7 +191,7 @@ class Proxy:
         except Broken:
             return Ending.CRASH
         except StreamError as error:
-            _log.error("request %s: %s", delivery.exchange.request_id, error)
+            _log.error("request %s: %s", delivery.exchange.request_id, error, extra=delivery.exchange.ids())
             return Ending.CRASH
         except asyncio.CancelledError:
             if attempt.absorb():
@@ -207,7 +211,9 @@ class Proxy:
         outcome = step.value if step is not Step.MIGRATE else "resumed" if delivery.resuming() else "anew"
         self._metrics.migrations.labels(delivery.errand.route.model, ending.value, outcome).inc()
         delivery.exchange.trace.lost(delivery.exchange.endpoint, ending.value, outcome)
-        _log.warning("request %s lost %s: %s, %s", delivery.exchange.request_id, endpoint.host, ending.value, outcome)
+        exchange = delivery.exchange
+        words = (exchange.request_id, endpoint.host, ending.value, outcome)
+        _log.warning("request %s lost %s: %s, %s", *words, extra=exchange.ids())
         if step is Step.MIGRATE:
             delivery.lose(endpoint.host, losses)
             return None

@@ -203,7 +203,7 @@ class Realtime:
         except OSError:
             raise
         except Exception:
-            _log.exception("request %s failed", exchange.request_id)
+            _log.exception("request %s failed", exchange.request_id, extra=exchange.ids())
             exchange.status, exchange.outcome = INTERNAL.status, INTERNAL.code
             return failure_of(INTERNAL)
 

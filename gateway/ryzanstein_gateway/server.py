@@ -27,8 +27,9 @@ from ryzanstein_gateway.grpc_api import Door, GrpcApi, limits
 from ryzanstein_gateway.health import HealthServer, Heartbeat
 from ryzanstein_gateway.http_server import HttpServer, http_server, listen
 from ryzanstein_gateway.kube import Reflector, Source, open_client
+from ryzanstein_gateway.level import Level
 from ryzanstein_gateway.line import capacity_of
-from ryzanstein_gateway.member import Channel, Place, Report, bind_shared
+from ryzanstein_gateway.member import DEBUG, Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import HEARD, UNHEARD, Metrics
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.pipeline import Pipeline
@@ -55,7 +56,7 @@ class Gateway:
 
     `port`, `grpc_port` and `health_port` are the real ones once `started` is set."""
 
-    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+    def __init__(self, settings: Settings, place: Place | None = None, level: Level | None = None) -> None:
         self.started = asyncio.Event()
         self.draining = False
         self.admission: Admission
@@ -73,6 +74,7 @@ class Gateway:
         self._teller = Teller(self._operators, self._fleet, self._name, self._why_unlisted, self._board.all)
         self._view = self._look()
         self._place = place
+        self._level = level or Level(settings.log_level)
         self._certificate = certificate_of(settings)
         # Several share a port that is given; alone it is ours from now on.
         self._grpc_socket = None if place else reserve(settings.host, settings.grpc_port)
@@ -213,7 +215,7 @@ class Gateway:
 
     async def _tell(self, channel: Channel, stop: asyncio.Event) -> None:
         """Report to the parent each second, and what is new at once; drain when the parent has died."""
-        gone = asyncio.create_task(channel.parent_gone())
+        gone = asyncio.create_task(channel.obey(lambda word: self._level.debug(word == DEBUG, say=False)))
         said, said_at = None, 0.0
         try:
             while not gone.done():

@@ -54,6 +54,7 @@ class _Listener:
         if self.call is None or not self.call.done():
             return False
         answer, self.call = self.call.result(), None
+        _log.debug("an operator was told how the replicas fare: %s", answer)
         self.failure = "" if answer in (_LEADS, _STANDS_BY) else answer
         if self.failure:
             self.told, self.not_before = None, now + RETRY_SECONDS

@@ -74,5 +74,6 @@ class Waker:
         """Tell every operator that there is: the one that leads acts and says 200, the others keep it in mind."""
         answers = await self._operators.tell_all(DEMAND_PATH, msgspec.json.encode(demand))
         self._told(200 in answers)
+        _log.debug("operators were told that %d requests wait for %s: %s", demand.waiting, demand.service, answers)
         if 200 not in answers:
             _log.warning("no leading operator heard that requests wait for %s: %s", demand.service, answers)
