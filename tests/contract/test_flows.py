@@ -21,7 +21,7 @@ def test_flow(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize(("source", "target", "port"), SCRAPES)
-def test_no_other_prometheus_reads_metrics_until_the_chart_is_told_where_it_is(
+def test_no_other_prometheus_reads_metrics_until_the_chart_knows_where_it_is(
     source: str, target: str, port: int
 ) -> None:
     assert not default().passes(Flow(source, target, port, False, ""))
