@@ -97,6 +97,12 @@ def test_every_value_is_explained() -> None:
         ({"networkPolicy": {"gatewayFrom": [{}]}}, "non-empty"),
         ({"networkPolicy": {"gatewayFrom": [{"ipBlock": {"cidr": "everywhere"}}]}}, "everywhere"),
         ({"netwrokPolicy": {}}, "netwrokPolicy"),
+        ({"prometheus": {"scrapeIntervalSeconds": 0}}, "minimum"),
+        ({"prometheus": {"retention": "a day"}}, "a day"),
+        ({"prometheus": {"retentionSize": "1Gi"}}, "1Gi"),
+        ({"prometheus": {"bearerTokenSecret": {"key": ""}}}, "short"),
+        ({"monitoring": {"podMonitors": "maybe"}}, "maybe"),
+        ({"monitoring": {"runbookBaseUrl": "runbooks"}}, "runbooks"),
     ],
 )
 def test_nonsense_is_refused(change: dict[str, Any], word: str) -> None:
