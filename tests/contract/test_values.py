@@ -100,7 +100,7 @@ def test_every_value_is_explained() -> None:
         ({"prometheus": {"scrapeIntervalSeconds": 0}}, "minimum"),
         ({"prometheus": {"retention": "a day"}}, "a day"),
         ({"prometheus": {"retentionSize": "1Gi"}}, "1Gi"),
-        ({"prometheus": {"bearerTokenSecret": {"key": ""}}}, "short"),
+        ({"prometheus": {"bearerTokenSecret": {"key": ""}}}, "non-empty"),
         ({"monitoring": {"podMonitors": "maybe"}}, "maybe"),
         ({"monitoring": {"runbookBaseUrl": "runbooks"}}, "runbooks"),
     ],
