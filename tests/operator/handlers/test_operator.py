@@ -1,9 +1,7 @@
 """The whole operator against a small API over real HTTP: from an event to writes, and then quiet."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +9,7 @@ from aiohttp import web
 
 from fakeapi import FakeApi, Manifest, refuse
 from node_builders import node_manifest
+from operator_life import conditions, running, until, until_quiet
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import parse
 from ryzanstein_operator.cluster import heartbeat, views
@@ -45,35 +44,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "LEAD_POLL_SECONDS", 0.02)
 
 
-@contextlib.asynccontextmanager
-async def running(cluster: Cluster, settings: Settings) -> AsyncIterator[Operator]:
-    """A started operator, stopped as SIGTERM would stop it."""
-    operator = Operator(cluster, settings)
-    task = asyncio.create_task(operator.run())
-    try:
-        yield operator
-    finally:
-        operator.stop()
-        async with asyncio.timeout(10):
-            await task
-
-
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
-
-
-async def until_quiet(api: FakeApi, seconds: float = 0.6) -> int:
-    """Wait until no write has come for `seconds`; gives the number of writes so far."""
-    count = -1
-    async with asyncio.timeout(20):
-        while count != len(api.writes()):
-            count = len(api.writes())
-            await asyncio.sleep(seconds)
-    return count
-
-
 def children(api: FakeApi, name: str = "chat") -> list[Manifest]:
     found = [api.get(kind, "team", child_name(kind, name)) for _, kind in CHILD_KINDS]
     return [child for child in found if child]
@@ -82,11 +52,6 @@ def children(api: FakeApi, name: str = "chat") -> list[Manifest]:
 def table(api: FakeApi) -> str:
     found = api.get("ConfigMap", "release", contract.ROUTES_CONFIG_MAP)
     return str(found["data"][contract.ROUTES_KEY]) if found else ""
-
-
-def conditions(api: FakeApi, name: str = "chat") -> dict[str, Manifest]:
-    service = api.get(SERVICES.kind, "team", name) or {}
-    return {condition["type"]: condition for condition in service.get("status", {}).get("conditions", [])}
 
 
 async def test_a_deadline_that_has_passed_presses_no_write_that_is_refused(
