@@ -10,7 +10,6 @@ from chaos import clients
 from cluster_view import ClusterView, Release
 from panels import ask
 from prometheus_server import Prometheus
-from ryzanstein_dashboards.pages import PAGES
 from ryzanstein_worker import contract
 from stories import Gateway, service, until
 
@@ -39,8 +38,9 @@ def test_every_panel_has_data_under_load_and_no_alert_fires(
         until(60, "all targets are up", lambda: all(prometheus.up().values()))
         worker = until(60, "the worker is scraped", lambda: _series(prometheus, cluster.namespace), every=2)
         until(SCRAPES_SECONDS * 2, "a minute of samples", lambda: time.monotonic() - began > SCRAPES_SECONDS)
-        chosen = {"namespace": cluster.namespace, "inference_service": "watched", "pod": worker["pod"]}
-        asked = ask(prometheus, {page.uid: chosen for page in PAGES})
+        of_service = {"namespace": cluster.namespace, "inference_service": "watched"}
+        of_worker = {**of_service, "pod": worker["pod"]}
+        asked = ask(prometheus, {"ryzanstein-service": of_service, "ryzanstein-worker": of_worker})
         _page_shows(gateway, "watched")
         firing = [one for one in prometheus.api("alerts")["alerts"] if one["state"] == "firing"]
         ours = [one["labels"]["alertname"] for one in firing if cluster.namespace in str(one["labels"])]
