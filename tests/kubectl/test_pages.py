@@ -11,7 +11,7 @@ def read(path: str, *, ranks: int = 2, nodes: int = 2) -> str:
     with health_pages(ranks, nodes) as pages:
         pages.engine.running, pages.engine.waiting, pages.engine.kv_cache_usage = 3, 2, 0.25
         pages.generate(40, first_token_seconds=0.05)
-        answer = page(path, pages.probes, pages.metrics.render)
+        answer = page(path, pages.probes, pages.metrics.expose)
     assert answer is not None
     return answer.body.decode()
 

@@ -15,7 +15,7 @@ class ToldEngine:
     """What the pages read of an engine."""
 
     epoch = "e1"
-    prefix_queries = prefix_hits = preemptions = 0
+    prefix_queries = prefix_hits = preemptions = kv_blocks_free = 0
 
     def __init__(self, ranks: int, nodes: int) -> None:
         self.running = self.waiting = 0
@@ -44,7 +44,7 @@ class HealthPages:
         self.probes.engine, self.probes.phase = self.engine, "serving"
         self.metrics = ServerMetrics("chat")
         self.metrics.watch(lambda: self.engine)
-        self.server = HealthServer("127.0.0.1", 0, self.probes, self.metrics.render)
+        self.server = HealthServer("127.0.0.1", 0, self.probes, self.metrics.expose)
 
     @property
     def port(self) -> int:

@@ -3,6 +3,12 @@
 Imports a command's module only when it runs, so that `--help` needs neither torch nor the web server.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # Before the imports, which take a while: a signal that asks for another log level must not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
+
 import argparse
 import logging
 import sys
@@ -12,6 +18,7 @@ from typing import NoReturn
 from ryzanstein_worker.config import add_serve_arguments, serve_config
 from ryzanstein_worker.contract import EXIT_CONFIG
 from ryzanstein_worker.errors import ConfigError
+from ryzanstein_worker.telemetry.log_level import SWITCH
 from ryzanstein_worker.telemetry.logs import configure_logging
 from ryzanstein_worker.telemetry.termination import write_termination_log
 
@@ -37,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         sys.stdout.write(_USAGE + "\n")
         return 0
-    configure_logging()
+    SWITCH.listen(configure_logging())
     try:
         return _run(command, rest)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What a rank measures arrives at the other end of the shared memory whole: in its bucket, in its unit, and beside that of other ranks."""
+"""What a rank measures arrives at the memory's other end: in its bucket, in its unit, beside that of other ranks."""
 
 import os
 from collections.abc import Iterator

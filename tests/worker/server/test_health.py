@@ -14,6 +14,7 @@ from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, RankHealth
 from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.server import health
 from ryzanstein_worker.server.health import Capacity, HealthServer, Phase, Probes, page
+from ryzanstein_worker.telemetry.exposition import Exposition
 from worker_process import MODEL_NAME, WorkerProcess
 
 
@@ -55,7 +56,7 @@ def test_live_and_ready_by_phase(phase: Phase, alive: bool | None, live: bool, r
 
 
 def _status(probes: Probes) -> dict[str, object]:
-    answer = page("/health/status", probes, lambda: b"")
+    answer = page("/health/status", probes, lambda accept: Exposition("", b""))
     assert answer is not None
     assert (answer.status, answer.content_type) == (200, "application/json")
     status: dict[str, object] = json.loads(answer.body)
@@ -131,7 +132,7 @@ async def test_the_status_shows_what_the_engine_does(worker: WorkerProcess) -> N
 async def test_probes_answer_while_the_event_loop_is_blocked() -> None:
     probes = Probes()
     probes.engine, probes.phase = Engine(), "serving"
-    server = HealthServer("127.0.0.1", 0, probes, lambda: b"metric 1\n")
+    server = HealthServer("127.0.0.1", 0, probes, lambda accept: Exposition("text/plain", b"metric 1\n"))
     try:
 
         def ask() -> list[tuple[int, float]]:

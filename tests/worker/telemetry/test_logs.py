@@ -3,13 +3,15 @@
 import io
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ryzanstein_worker.contract import ENV_LOG_LEVEL
-from ryzanstein_worker.telemetry.logs import configure_logging
+from ryzanstein_worker.telemetry.log_level import OWN, Switch
+from ryzanstein_worker.telemetry.logs import bound, configure_logging
 
 logger = logging.getLogger("ryzanstein_worker.test")
 
@@ -17,11 +19,13 @@ logger = logging.getLogger("ryzanstein_worker.test")
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("", *OWN)}
+    handlers = root.handlers[:]
     root.handlers.clear()  # pytest's own, which configure_logging would close
     yield io.StringIO()
     root.handlers[:] = handlers
-    root.setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def entries(stream: io.StringIO) -> list[dict[str, object]]:
@@ -75,3 +79,34 @@ def test_a_terminal_gets_text() -> None:
     configure_logging(terminal)
     logger.info("hello", extra={"port": 8000})
     assert terminal.getvalue().rstrip().endswith("INFO    ryzanstein_worker.test: hello  port=8000")
+
+
+def test_what_a_request_is_bound_to_stands_in_its_lines_alone(stream: io.StringIO) -> None:
+    configure_logging(stream)
+    with bound(request_id="r-1"), bound(trace_id="t-1"):
+        logger.info("within")
+    logger.info("beyond")
+    within, beyond = entries(stream)
+    assert (within["request_id"], within["trace_id"]) == ("r-1", "t-1")
+    assert "request_id" not in beyond
+    assert "trace_id" not in beyond
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "error"])
+def test_a_signal_changes_our_own_loggers_and_each_change_is_one_line(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    monkeypatch.setenv(ENV_LOG_LEVEL, level)
+    switch = Switch()
+    switch._configured = switch._level = configure_logging(stream)
+    for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2):
+        switch.turn(number)
+        logger.debug(signal.Signals(number).name)
+        logging.getLogger("library").debug("a header, a key")
+    said = [(entry["message"], entry.get("to", "")) for entry in entries(stream)]
+    debug = [("SIGUSR1", ""), ("SIGUSR1", "")]
+    change = "the log's level is changed"
+    if level == "debug":
+        assert said == [*debug, ("SIGUSR2", ""), ("SIGUSR2", "")]
+    else:
+        assert said == [(change, "debug"), *debug, (change, level)]

@@ -8,9 +8,11 @@ import pytest
 
 from otlp import Collector, Span, collector
 from ryzanstein_worker.contract import CHAT_COMPLETIONS, COMPLETIONS, METRICS
+from ryzanstein_worker.engine.request import StepPart
 from ryzanstein_worker.telemetry import tracing
+from ryzanstein_worker.telemetry.engine_spans import MAX_STEP_EVENTS
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
-from ryzanstein_worker.telemetry.tracing import MAX_STEP_EVENTS, Tracing, is_enabled
+from ryzanstein_worker.telemetry.tracing import Tracing, is_enabled
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ERROR = 2
@@ -32,7 +34,9 @@ class App:
         arrival = time.monotonic()
         with self.metrics.request(arrival, 7) as timer:
             for step in range(self.steps):
-                timer.tokens(1, arrival if step == 0 else None)
+                # A batch of four, of which this request has one token.
+                parts = [StepPart(step + 1, 4, 4, 1, time.monotonic(), 0.25)]
+                timer.tokens(1, arrival if step == 0 else None, parts if timer.sampled else ())
                 await asyncio.sleep(0)
             if self.end:
                 timer.finish(self.end)
@@ -79,8 +83,28 @@ async def test_a_request_has_a_span_and_its_choice_one_for_queue_prefill_and_dec
     assert server.attributes["gen_ai.usage.output_tokens"] == 3
     assert server.attributes["gen_ai.response.finish_reasons"] == ["stop"]
     assert server.attributes["ryzanstein.request.id"] == "r-1"
-    assert engine[2].attributes["ryzanstein.engine.steps"] == 3
-    assert [name for name, _ in engine[2].events] == ["step", "step"]
+    assert [span.attributes.get("ryzanstein.engine.steps") for span in engine] == [None, 1, 2]
+    assert [[name for name, _ in span.events] for span in engine] == [[], ["step"], ["step", "step"]]
+
+
+async def test_the_engines_spans_tell_of_the_steps_that_the_request_took_part_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with collector() as kept:
+        spans = await run(kept, monkeypatch, App(ServerMetrics("tiny"), steps=4), 4)
+    (prefill,), (decode,) = named(spans, "engine.prefill"), named(spans, "engine.decode")
+    steps = [about for _, about in prefill.events + decode.events]
+    assert [about.pop("ryzanstein.engine.step") for about in steps] == [1, 2, 3, 4]
+    assert steps == 4 * [
+        {
+            "ryzanstein.engine.batch_size": 4,
+            "ryzanstein.engine.step_tokens": 4,
+            "ryzanstein.engine.own_tokens": 1,
+            "ryzanstein.engine.step_ms": 250.0,
+        }
+    ]
+    sums = {"steps": 3, "steps_ms": 750.0, "longest_step_ms": 250.0, "mean_batch_size": 4.0}
+    assert {name: decode.attributes[f"ryzanstein.engine.{name}"] for name in sums} == sums
 
 
 async def test_a_long_answer_has_a_bounded_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +112,7 @@ async def test_a_long_answer_has_a_bounded_number_of_events(monkeypatch: pytest.
         spans = await run(kept, monkeypatch, App(ServerMetrics("tiny"), steps=500), 4)
     (decode,) = named(spans, "engine.decode")
     assert len(decode.events) == MAX_STEP_EVENTS
-    assert decode.attributes["ryzanstein.engine.steps"] == 500
+    assert decode.attributes["ryzanstein.engine.steps"] == 499
     assert decode.attributes["gen_ai.usage.output_tokens"] == 500
 
 

@@ -26,6 +26,7 @@ from ryzanstein_worker.engine.supervisor import kill_all
 from ryzanstein_worker.parallel.messages import FrameCodec
 from ryzanstein_worker.parallel.seal import Seal
 from ryzanstein_worker.parallel.streams import StreamChannel
+from ryzanstein_worker.telemetry.log_level import SWITCH, blocked
 
 _STOP_SECONDS = 3.0
 
@@ -144,6 +145,8 @@ class LocalRanks:
 
     async def kill(self) -> None:
         await asyncio.to_thread(kill_all, self.processes)
+        for process in self.processes:
+            SWITCH.disown(process)
 
 
 @dataclass(frozen=True)
@@ -210,9 +213,12 @@ def _spawn(launch: RankLaunch) -> subprocess.Popen[bytes]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     across = [fd for fd in (launch.seals_fd, launch.store_fd) if fd is not None]
-    return subprocess.Popen(
-        [sys.executable, "-m", "ryzanstein_worker.engine.rank", msgspec.json.encode(launch).decode()],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[launch.heartbeat_fd, launch.ledger_fd, launch.parent_fd, *launch.peer_fds, *across],
-        env=environment,
-    )
+    with blocked():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ryzanstein_worker.engine.rank", msgspec.json.encode(launch).decode()],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[launch.heartbeat_fd, launch.ledger_fd, launch.parent_fd, *launch.peer_fds, *across],
+            env=environment,
+        )
+    SWITCH.adopt(process)
+    return process

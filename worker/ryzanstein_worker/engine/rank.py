@@ -42,6 +42,7 @@ from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.parallel.group import PeerLostError
 from ryzanstein_worker.parallel.messages import MAX_FRAME_BYTES, Channel, ChannelClosedError, FrameCodec
 from ryzanstein_worker.parallel.seal import Seal, SealedCodec
+from ryzanstein_worker.telemetry.log_level import SWITCH
 from ryzanstein_worker.telemetry.logs import configure_logging
 
 logger = logging.getLogger("ryzanstein_worker.engine.rank")  # __name__ would be "__main__"
@@ -127,7 +128,7 @@ def _seals(launch: RankLaunch) -> list[Seal | None]:
 def main(argument: str) -> int:
     """The process' exit code."""
     launch = msgspec.json.decode(argument, type=RankLaunch)
-    configure_logging(rank=launch.rank, epoch=launch.epoch)
+    SWITCH.listen(configure_logging(rank=launch.rank, epoch=launch.epoch))
     _die_with(launch.parent_pid)
     _ignore_signals()
     try:

@@ -8,7 +8,7 @@ from typing import Final
 from ryzanstein_worker.engine.request import StepPart
 from ryzanstein_worker.engine.sequence import Step
 
-MOST: Final = 32
+MOST: Final = 1024
 
 
 class StepLog:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -41,7 +42,7 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
     """The application of one served model."""
     # The document is served; the pages that show it are not, for they load scripts from elsewhere.
     app = FastAPI(title="Ryzanstein worker", docs_url=None, redoc_url=None)
-    _add_errors(app)
+    _add_errors(app, service)
 
     @app.post(contract.COMPLETIONS, **_documented(CompletionRequest, Completion, Completion))
     async def completions(request: Request) -> Response:
@@ -64,7 +65,7 @@ def build_app(service: Service, probes: Probes, metrics: ServerMetrics) -> FastA
         return service.model()
 
     async def health_page(request: Request) -> Response:
-        answer = page(request.url.path, probes, metrics.render)
+        answer = page(request.url.path, probes, metrics.expose, request.headers.get("accept", ""))
         assert answer is not None, "only the pages' own paths are routed here"
         return Response(answer.body, answer.status, media_type=answer.content_type)
 
@@ -126,7 +127,7 @@ async def _answer(
     assert isinstance(parsed, CompletionRequest | ChatCompletionRequest)
     if parsed.stream:
         journal = request.headers.get(contract.HEADER_JOURNAL) == "1"
-        return EventStream(run, service.stream(run), error_response, journal=journal)
+        return EventStream(run, service.stream(run), partial(_refusal, service), journal=journal)
     answer = await unless_gone(request.receive, service.whole(run))
     usage = {contract.HEADER_USAGE: f"{run.prompt_tokens} {answer.usage.completion_tokens}"} if answer.usage else None
     return Response(answer.to_json(), headers=usage, media_type="application/json")
@@ -155,10 +156,16 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The body is larger than {limit} bytes.", headers={"connection": "close"})
 
 
-def _add_errors(app: FastAPI) -> None:
-    async def api_error(_: Request, error: Exception) -> Response:
+def _refusal(service: Service, error: ApiError) -> Response:
+    """The answer to a request that generates and cannot; counted."""
+    service.refused(error)
+    return error_response(error)
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return error_response(error)
+        return _refusal(service, error) if request.method == "POST" else error_response(error)
 
     async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -171,7 +178,7 @@ def _add_errors(app: FastAPI) -> None:
         return Response(status_code=499)
 
     async def anything(_: Request, error: Exception) -> Response:
-        return error_response(as_api_error(error))
+        return _refusal(service, as_api_error(error))
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)

@@ -26,6 +26,7 @@ from ryzanstein_worker.errors import ConfigError
 from ryzanstein_worker.server.accelerator import Guard
 from ryzanstein_worker.server.api import build_app
 from ryzanstein_worker.server.chat_template import ChatTemplate, read_chat_template
+from ryzanstein_worker.server.facts import watch
 from ryzanstein_worker.server.gate import Gate
 from ryzanstein_worker.server.grpc_api import LIMITS, GrpcApi, Traced
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
@@ -92,7 +93,7 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         config = self._config
-        health = HealthServer(config.host, config.health_port, self._probes, self._metrics.render)
+        health = HealthServer(config.host, config.health_port, self._probes, self._metrics.expose)
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
         following = asyncio.create_task(self._probes.follow_loop())
         try:
@@ -142,14 +143,14 @@ class _Worker:
 
     async def _serve(self, engine: Engine) -> int:
         config = self._config
-        self._metrics.watch(engine.stats)
+        watch(self._metrics, config, engine)
         service = Service(
             config.served_model_name, engine, self._tokenizer, self._template, self._metrics, self._quarantine
         )
         await self._template.warm_up()
         app = build_app(service, self._probes, self._metrics)
         tracing = Tracing(service.name) if is_enabled() else None
-        gate = Gate(app if tracing is None else tracing.around(app))
+        gate = Gate(app if tracing is None else tracing.around(app), service.refused)
         api = GrpcApi(service, gate)
         server, grpc_server = _uvicorn(gate), GrpcServer(api if tracing is None else Traced(api, tracing), LIMITS)
         await grpc_server.start(address_of(config.host, self._grpc_port))

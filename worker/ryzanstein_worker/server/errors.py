@@ -5,14 +5,24 @@ a path, an address or another request's content.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel
 
 from ryzanstein_worker.contract import HEADER_LOST, HEADER_NOT_STARTED
+from ryzanstein_worker.telemetry.metrics import Refused
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+_LOST, _FAILED = "engine_lost", "engine_error"
+_BY_CODE: Final[Mapping[str, Refused]] = {
+    "draining": "draining",
+    "overloaded": "overloaded",
+    "request_quarantined": "quarantined",
+    "context_length_exceeded": "too_long",
+    "model_not_found": "unknown_model",
+}
+_BY_STATUS: Final[Mapping[int, Refused]] = {408: "too_slow", 413: "too_large"}
 
 
 class ErrorBody(BaseModel):
@@ -49,6 +59,17 @@ class ApiError(Exception):
         self.lost = lost  # set where nothing of the request was at fault and another replica can go on with it
         self.body = ErrorResponse(error=ErrorBody(message=message, type=kind, param=param, code=code))
         self.headers = dict(headers or {}) | ({HEADER_LOST: lost} if lost else {})
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of the request ran in the engine."""
+        return self.body.error.code in (_LOST, _FAILED)
+
+    @property
+    def refused(self) -> Refused:
+        """Of a request that was not started: why, in one of a few words."""
+        known = _BY_CODE.get(self.body.error.code or "") or _BY_STATUS.get(self.status)
+        return known or ("failed" if self.status >= 500 else "invalid")
 
 
 def model_not_found(served_name: str) -> ApiError:
@@ -96,7 +117,7 @@ def quarantined() -> ApiError:
 
 
 def engine_failed() -> ApiError:
-    return ApiError(500, "The engine could not complete this request.", kind=SERVER_ERROR, code="engine_error")
+    return ApiError(500, "The engine could not complete this request.", kind=SERVER_ERROR, code=_FAILED)
 
 
 def engine_lost(how: Literal["crash", "drain"]) -> ApiError:
@@ -104,7 +125,7 @@ def engine_lost(how: Literal["crash", "drain"]) -> ApiError:
         503,
         "The engine ended while this request was running.",
         kind=SERVER_ERROR,
-        code="engine_lost",
+        code=_LOST,
         headers={"retry-after": "5"},
         lost=how,
     )

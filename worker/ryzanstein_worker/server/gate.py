@@ -6,7 +6,7 @@ Pure ASGI, for a framework's middleware would stand between a stream and the new
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,15 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ryzanstein_worker.contract import HEADER_REQUEST_ID
 from ryzanstein_worker.server.errors import ApiError, not_started
+from ryzanstein_worker.telemetry.logs import bound
 
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 
 
 class Gate:
-    """Lets requests in and counts them until their last byte is sent."""
+    """Lets requests in and counts them until their last byte is sent. `on_refusal` is told of those it keeps out."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, on_refusal: Callable[[ApiError], None] = lambda error: None) -> None:
         self._app = app
+        self._on_refusal = on_refusal
         self._closed = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -57,9 +59,10 @@ class Gate:
             await self._app(scope, receive, send_with_id)
             return
         try:
-            with self.admitted():
+            with bound(request_id=request_id), self.admitted():
                 await self._app(scope, receive, send_with_id)
         except ApiError as refused:
+            self._on_refusal(refused)
             await error_response(refused)(scope, receive, send_with_id)
 
     @contextmanager

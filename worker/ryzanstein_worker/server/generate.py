@@ -5,6 +5,7 @@ is held back until it is known not to be one.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -13,9 +14,11 @@ import msgspec
 
 from ryzanstein_worker.engine.request import AddRequest, GoodEnd, TokenLogprobs, TokenOutput, finish_reason
 from ryzanstein_worker.engine.status import EngineBusyError, GroupLostError
-from ryzanstein_worker.server.errors import engine_failed, engine_lost, not_started
+from ryzanstein_worker.server.errors import ApiError, engine_failed, engine_lost, not_started
 from ryzanstein_worker.server.tokenizer import Detokenizer, Tokenizer
-from ryzanstein_worker.telemetry.metrics import ServerMetrics
+from ryzanstein_worker.telemetry.metrics import RequestTimer, ServerMetrics
+
+_log = logging.getLogger(__name__)
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
@@ -163,20 +166,38 @@ async def follow(engine: TokenSource, choice: Choice, metrics: ServerMetrics) ->
     """
     request = choice.request
     with metrics.request(request.arrival, len(request.prompt_token_ids)) as timer:
-        async with aclosing(_outputs(engine, request)) as outputs:
-            async for output in outputs:
-                if output.finish_reason in ("error", "abort"):
-                    timer.finish(output.finish_reason)
-                    raise engine_failed() if output.finish_reason == "error" else engine_lost("crash")
-                delta = choice.push(output)
-                timer.tokens(len(delta.token_ids), output.first_scheduled)
-                if delta.finish_reason is not None:
-                    timer.finish(delta.finish_reason)
-                yield delta
-                if delta.finish_reason is not None:
-                    return
-        timer.finish("error")
-        raise engine_lost("crash")
+        if timer.sampled:
+            request = msgspec.structs.replace(request, traced=True)
+        try:
+            async with aclosing(_outputs(engine, request)) as outputs:
+                async for output in outputs:
+                    if output.finish_reason == "error":
+                        raise engine_failed()
+                    if output.finish_reason == "abort":
+                        raise engine_lost("crash")
+                    delta = choice.push(output)
+                    timer.tokens(len(delta.token_ids), output.first_scheduled, output.steps)
+                    if delta.finish_reason is not None:
+                        timer.finish(delta.finish_reason)
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+            raise engine_lost("crash")
+        except ApiError as error:
+            _count(error, timer, request)
+            raise
+
+
+def _count(error: ApiError, timer: RequestTimer, request: AddRequest) -> None:
+    """How the engine's word is counted."""
+    if not error.started:
+        timer.refuse()
+        return
+    if error.lost is not None:
+        timer.abort(error.lost)
+        return
+    timer.finish("error")
+    _log.warning("the engine did not complete a request", extra={"engine_request": request.request_id})
 
 
 async def _outputs(engine: TokenSource, request: AddRequest) -> AsyncGenerator[TokenOutput, None]:

@@ -25,6 +25,7 @@ from ryzanstein_worker.server.quarantine import fingerprint
 from ryzanstein_worker.server.responses import Answer
 from ryzanstein_worker.server.service import Caller, Piece, Run, Service
 from ryzanstein_worker.server.stream import as_api_error
+from ryzanstein_worker.telemetry.logs import bound
 from ryzanstein_worker.telemetry.tracing import Tracing
 
 LIMITS: Final = Limits(max_message_bytes=16 << 20, max_metadata_bytes=64 << 10, max_connections=4096, max_streams=4096)
@@ -48,12 +49,14 @@ class GrpcApi:
             await call.send(method.answer({"data": [self._service.model().model_dump()]}))
             return
         try:
-            with self._gate.admitted():
+            with bound(request_id=call.request_id), self._gate.admitted():
                 await self._generate(method, request, call)
         except Failure:
             raise
         except Exception as error:
-            raise _failure(as_api_error(error)) from None
+            refused = as_api_error(error)
+            self._service.refused(refused)
+            raise _failure(refused) from None
 
     async def _generate(self, method: Method, request: Any, call: Call) -> None:
         arrival = time.monotonic()

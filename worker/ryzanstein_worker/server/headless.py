@@ -7,6 +7,7 @@ hands them on, and then ends the group. A pod that gets it together with node ra
 import asyncio
 import logging
 import signal
+from functools import partial
 
 import uvloop
 
@@ -14,6 +15,7 @@ from ryzanstein_worker.config import GroupConfig, ServeConfig
 from ryzanstein_worker.contract import EXIT_CONFIG
 from ryzanstein_worker.engine.member import Ended, Member
 from ryzanstein_worker.server.accelerator import Guard
+from ryzanstein_worker.server.facts import heartbeats, worker_info
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 from ryzanstein_worker.telemetry.termination import write_termination_log
@@ -46,7 +48,7 @@ class _Headless:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, None)
         config = self._config
-        health = HealthServer(config.host, config.health_port, self._probes, self._metrics.render)
+        health = HealthServer(config.host, config.health_port, self._probes, self._metrics.expose)
         _log.info("answering probes", extra={"host": config.host, "port": health.port})
         following = asyncio.create_task(self._probes.follow_loop())
         try:
@@ -85,6 +87,9 @@ class _Headless:
         """Ready once this pod's ranks are."""
         await member.ready.wait()
         self._probes.engine = member
+        if member.info is not None:
+            self._metrics.show(worker_info(self._config, member.info))
+        self._metrics.watch_ranks(member.numbers, partial(heartbeats, member))
         if self._probes.phase == "loading":
             self._probes.phase = "serving"
         _log.info("serving", extra={"node_rank": self._group.node_rank, "epoch": member.epoch})

@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, HEALTH_STATUS, METRICS
 from ryzanstein_worker.engine.status import EngineHealth, EngineLoad
 from ryzanstein_worker.errors import ConfigError
+from ryzanstein_worker.telemetry.exposition import Exposition
 
 LOOP_TICK_SECONDS = 0.5
 LOOP_SECONDS = 60.0
@@ -173,10 +172,12 @@ class Page:
     body: bytes
 
 
-def page(path: str, probes: Probes, metrics: Callable[[], bytes]) -> Page | None:
-    """The page at a path, for the health port and the API port alike; None where there is none."""
+def page(path: str, probes: Probes, metrics: Callable[[str], Exposition], accept: str = "") -> Page | None:
+    """The page at a path, for the health port and the API port alike; None where there is none. `metrics` are given
+    the request's Accept header."""
     if path == METRICS:
-        return Page(200, CONTENT_TYPE_LATEST, metrics())
+        shown = metrics(accept)
+        return Page(200, shown.content_type, shown.body)
     if path in (HEALTH_LIVE, HEALTH_READY):
         verdict = probes.live() if path == HEALTH_LIVE else probes.ready()
         return Page(200 if verdict.good else 503, "application/json", verdict.body)
@@ -192,10 +193,10 @@ class HealthServer:
         ConfigError: the address cannot be listened on.
     """
 
-    def __init__(self, host: str, port: int, probes: Probes, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, host: str, port: int, probes: Probes, metrics: Callable[[str], Exposition]) -> None:
         class Handler(_Handler):
             def render(self) -> Page | None:
-                return page(self.path.partition("?")[0], probes, metrics)
+                return page(self.path.partition("?")[0], probes, metrics, self.headers.get("accept", ""))
 
         try:
             self._server = _Server((host, port), Handler)

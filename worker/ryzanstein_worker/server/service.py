@@ -124,6 +124,11 @@ class Service:
             async with aclosing(merge([follow(self.engine, choice, self._metrics) for choice in unfinished])) as deltas:
                 yield deltas, hold
 
+    def refused(self, error: ApiError) -> None:
+        """A request is answered with an error: counted, unless something of it ran, which counts by its end."""
+        if not error.started:
+            self._metrics.refused(error.refused)
+
     def model(self) -> Model:
         """What there is to be said of the model."""
         return Model(

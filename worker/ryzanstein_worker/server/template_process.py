@@ -8,6 +8,7 @@ big-endian, then JSON.
 
 import json
 import resource
+import signal
 import struct
 import sys
 from datetime import datetime
@@ -72,6 +73,8 @@ def frame(value: Any) -> bytes:
 def main() -> None:
     """Reads the template's source, then {"now": Unix seconds, "variables": ...} frame by frame; answers {"text": ...}
     or {"error": kind}."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # the worker's, for its log; they would end this process
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         template = environment().from_string(read_frame(sys.stdin.buffer))

@@ -8,13 +8,30 @@ import datetime
 import logging
 import os
 import sys
-from typing import IO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import IO, Final
 
 import msgspec
 
 from ryzanstein_worker.contract import ENV_LOG_LEVEL
+from ryzanstein_worker.telemetry.log_level import set_level
 
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+_bound: Final[ContextVar[Mapping[str, object]]] = ContextVar("log_fields", default=MappingProxyType({}))
+
+
+@contextmanager
+def bound(**fields: object) -> Iterator[None]:
+    """Fields of every record that this task, and those it starts, log meanwhile: a request's ids."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,6 +50,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **self._fields,
+            **_bound.get(),
             **extras(record),
         }
         if record.exc_info:
@@ -48,7 +66,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        tail = " ".join(f"{name}={value}" for name, value in extras(record).items())
+        tail = " ".join(f"{name}={value}" for name, value in {**_bound.get(), **extras(record)}.items())
         return f"{text}  {tail}" if tail else text
 
 
@@ -57,8 +75,9 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
 
 
-def configure_logging(stream: IO[str] | None = None, **fields: object) -> None:
-    """Send every logger's records to `stream` (default stderr), at the level RYZANSTEIN_LOG_LEVEL names (info).
+def configure_logging(stream: IO[str] | None = None, **fields: object) -> int:
+    """Send every logger's records to `stream` (default stderr), at the level RYZANSTEIN_LOG_LEVEL names (info), which
+    is returned. Debug is our own loggers' alone.
 
     `fields` stand in every JSON record of this process (a rank passes its number and epoch). A level that is no
     level is treated as info: a log setting must never keep a worker from starting.
@@ -67,4 +86,6 @@ def configure_logging(stream: IO[str] | None = None, **fields: object) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter(**fields))
     level = logging.getLevelNamesMapping().get(os.environ.get(ENV_LOG_LEVEL, "info").upper(), logging.INFO)
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
+    return level

@@ -1,198 +1,240 @@
 """The worker's Prometheus metrics: vLLM's suffixes and timing rules. Knows numbers and clocks, no requests' content.
 
 All times are of the monotonic clock, which every process of the machine shares. Nothing is registered at import:
-each `ServerMetrics` has a registry of its own.
+each `ServerMetrics` has a registry of its own. What a client sends makes no label: every label's value is one of a
+fixed list. Where this differs from vLLM the help says so.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from ryzanstein_worker import contract
-from ryzanstein_worker.telemetry import tracing
+from ryzanstein_worker.engine.ledger import RankNumbers
+from ryzanstein_worker.engine.request import StepPart
+from ryzanstein_worker.telemetry import buckets, collectors, tracing
+from ryzanstein_worker.telemetry.collectors import Stats, WorkerInfo
+from ryzanstein_worker.telemetry.engine_spans import ChoiceTrace
+from ryzanstein_worker.telemetry.exposition import Exposition, expose
 
-_FIRST_TOKEN_BUCKETS = (
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    7.5,
-    10.0,
-    20.0,
-    40.0,
-    80.0,
-    160.0,
-)
-_INTER_TOKEN_BUCKETS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    20.0,
-)
-_REQUEST_BUCKETS = (
-    0.01,
-    0.05,
-    0.1,
-    0.3,
-    0.5,
-    0.8,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    5.0,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    40.0,
-    50.0,
-    60.0,
-    120.0,
-    240.0,
-    480.0,
-    960.0,
-    1920.0,
-)
+__all__ = ["ABORTED_BY", "FINISHED", "REFUSED", "RequestTimer", "ServerMetrics", "Stats", "WorkerInfo"]
 
+Refused = Literal[
+    "draining",
+    "overloaded",
+    "quarantined",
+    "too_long",
+    "too_large",
+    "too_slow",
+    "unknown_model",
+    "invalid",
+    "failed",
+]
+AbortedBy = Literal["client", "crash", "drain"]
 
-class Stats(Protocol):
-    """What the engine tells of itself at a moment; totals count since its start."""
+_log = logging.getLogger(__name__)
 
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def kv_cache_usage(self) -> float: ...
-    @property
-    def prefix_queries(self) -> int: ...
-    @property
-    def prefix_hits(self) -> int: ...
-    @property
-    def preemptions(self) -> int: ...
+FINISHED: Final = ("stop", "length", "abort", "error")
+REFUSED: Final[tuple[Refused, ...]] = get_args(Refused)
+ABORTED_BY: Final[tuple[AbortedBy, ...]] = get_args(AbortedBy)
 
 
 class ServerMetrics:
     """Counters and histograms of one served model. Thread-safe, as prometheus_client is."""
 
     def __init__(self, model_name: str) -> None:
+        # A second series for each counter and histogram, which no scraper of ours reads. Of the library, for good.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=False)
         self.model_name = model_name
-        self._prompt = self._counter(contract.PROMPT_TOKENS, "Prompt tokens of requests that were started.")
-        self._generated = self._counter(contract.GENERATION_TOKENS, "Tokens generated.")
-        self._finished = Counter(
-            contract.REQUEST_SUCCESS,
-            "Requests that ended, by the reason.",
-            [contract.METRIC_MODEL, contract.METRIC_FINISHED_REASON],
-            registry=self.registry,
-        )
-        self._first_token = self._histogram(
-            contract.TIME_TO_FIRST_TOKEN, "Arrival to first token.", _FIRST_TOKEN_BUCKETS
-        )
-        self._inter_token = self._histogram(contract.INTER_TOKEN_LATENCY, "Token to token.", _INTER_TOKEN_BUCKETS)
-        self._e2e = self._histogram(contract.E2E_REQUEST_LATENCY, "Arrival to last token.", _REQUEST_BUCKETS)
-        self._queue = self._histogram(contract.REQUEST_QUEUE_TIME, "Arrival to first scheduling.", _REQUEST_BUCKETS)
-        self._prefill = self._histogram(
-            contract.REQUEST_PREFILL_TIME, "First scheduling to first token.", _REQUEST_BUCKETS
-        )
-        self._decode = self._histogram(contract.REQUEST_DECODE_TIME, "First token to last token.", _REQUEST_BUCKETS)
-        for reason in ("stop", "length", "abort", "error"):
-            self._finished.labels(model_name, reason)
+        self._add_counters()
+        self._add_moments()
+        self._add_sizes()
 
-    def watch(self, stats: Callable[[], Stats]) -> None:
-        """Show the engine's own numbers as they are at each scrape."""
-        self.registry.register(_EngineCollector(self.model_name, stats))
+    def _add_counters(self) -> None:
+        self._prompt = self._counter(
+            contract.PROMPT_TOKENS,
+            "Prompt tokens of requests that came to their first token, those found in the prefix cache included.",
+        )
+        self._generated = self._counter(contract.GENERATION_TOKENS, "Tokens generated.")
+        self._finished = self._family(
+            contract.REQUEST_SUCCESS,
+            "Requests that ended, each choice of an answer as one, by finished_reason: stop, length, abort (the client "
+            "left, or the engine was lost), error.",
+            contract.METRIC_FINISHED_REASON,
+            FINISHED,
+        )
+        self._aborted = self._family(
+            contract.REQUESTS_ABORTED,
+            "Requests that ended before their answer was whole, by cause: client (it left), crash (the engine was "
+            "lost), drain (the time to drain was over). The last two can go on in another replica.",
+            "cause",
+            ABORTED_BY,
+        )
+        self._refused = self._family(
+            contract.REQUESTS_REFUSED,
+            "Requests that were answered with an error before anything of them ran, by reason: draining and overloaded "
+            "(another replica may take them), quarantined (two crashes while it ran), too_long (for the context), "
+            "too_large and too_slow (their body), unknown_model, invalid, failed (a fault of the server's).",
+            "reason",
+            REFUSED,
+        )
+
+    def _add_moments(self) -> None:
+        self._first_token = self._histogram(
+            contract.TIME_TO_FIRST_TOKEN, "Seconds from a request's arrival to its first token.", buckets.FIRST_TOKEN
+        )
+        self._inter_token = self._histogram(
+            contract.INTER_TOKEN_LATENCY,
+            "Seconds from one token to the next; tokens that came together share the time.",
+            buckets.INTER_TOKEN,
+        )
+        self._e2e = self._histogram(
+            contract.E2E_REQUEST_LATENCY,
+            "Seconds from a request's arrival to its last token. Of requests that ended by stop or length, here and in "
+            "the histograms below; vLLM counts aborted ones too.",
+            buckets.REQUEST,
+        )
+        self._queue = self._histogram(
+            contract.REQUEST_QUEUE_TIME, "Seconds from a request's arrival to its first step.", buckets.REQUEST
+        )
+        self._prefill = self._histogram(
+            contract.REQUEST_PREFILL_TIME, "Seconds from a request's first step to its first token.", buckets.REQUEST
+        )
+        self._decode = self._histogram(
+            contract.REQUEST_DECODE_TIME, "Seconds from a request's first token to its last.", buckets.REQUEST
+        )
+        self._per_token = self._histogram(
+            contract.REQUEST_TIME_PER_OUTPUT_TOKEN,
+            "A request's mean of seconds from token to token: of each request once, where the inter-token latency "
+            "has each token.",
+            buckets.INTER_TOKEN,
+        )
+
+    def _add_sizes(self) -> None:
+        self._prompt_size = self._histogram(
+            contract.REQUEST_PROMPT_TOKENS, "A request's prompt tokens, cached ones included.", buckets.TOKENS
+        )
+        self._answer_size = self._histogram(
+            contract.REQUEST_GENERATION_TOKENS,
+            "Tokens generated for a request here; those that another replica had generated before are not in it.",
+            buckets.TOKENS,
+        )
+
+    def watch(self, stats: Callable[[], Stats], kv_blocks: int = 0) -> None:
+        """Show the scheduler's numbers as they are at each scrape."""
+        self.registry.register(collectors.EngineCollector(self.model_name, stats, kv_blocks))
+
+    def watch_steps(self, numbers: Callable[[], Sequence[RankNumbers]]) -> None:
+        """Show the engine's steps; where rank 0 is of this pod."""
+        self.registry.register(collectors.StepCollector(self.model_name, numbers))
+
+    def watch_ranks(
+        self, numbers: Callable[[], Sequence[RankNumbers]], ages: Callable[[], Sequence[tuple[int, float]]]
+    ) -> None:
+        """Show what the ranks of this pod measure, and the signs of life of all that it knows of."""
+        self.registry.register(collectors.RankCollector(self.model_name, numbers))
+        self.registry.register(collectors.HeartbeatCollector(self.model_name, ages))
 
     def watch_accelerator(self, healthy: Callable[[], bool | None]) -> None:
         """Show whether the accelerators work, where it is known."""
-        self.registry.register(_AcceleratorCollector(self.model_name, healthy))
+        self.registry.register(collectors.AcceleratorCollector(self.model_name, healthy))
+
+    def show(self, info: WorkerInfo) -> None:
+        """Show what the worker is made of."""
+        self.registry.register(collectors.InfoCollector(self.model_name, info))
+
+    def expose(self, accept: str = "") -> Exposition:
+        """The page that a scraper with this Accept header gets. From any thread."""
+        return expose(self.registry, accept)
 
     def render(self) -> bytes:
         """Prometheus' text format."""
-        return generate_latest(self.registry)
+        return self.expose().body
+
+    def refused(self, reason: Refused) -> None:
+        """A request was answered with an error, and nothing of it ran."""
+        self._refused.labels(self.model_name, reason).inc()
 
     @contextmanager
     def request(self, arrival: float, num_prompt_tokens: int) -> "Iterator[RequestTimer]":
-        """Times one request; leaving without `finish` counts it as aborted."""
-        self._prompt.inc(num_prompt_tokens)
+        """Times one request; leaving without `finish` means that its client has left."""
         request = tracing.current()
-        timer = RequestTimer(self, arrival, request.choice(arrival, num_prompt_tokens) if request else None)
+        trace = request.choice(arrival, num_prompt_tokens) if request else None
+        timer = RequestTimer(self, arrival, num_prompt_tokens, trace)
         try:
             yield timer
         finally:
-            timer.finish("abort")
+            timer.abort("client")
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, [contract.METRIC_MODEL], registry=self.registry).labels(self.model_name)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        histogram = Histogram(name, text, [contract.METRIC_MODEL], registry=self.registry, buckets=buckets)
+    def _family(self, name: str, text: str, label: str, values: Sequence[str]) -> Counter:
+        """With every series from the start: a rate over one that has just come to be misses its first count."""
+        counter = Counter(name, text, [contract.METRIC_MODEL, label], registry=self.registry)
+        for value in values:
+            counter.labels(self.model_name, value)
+        return counter
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(name, text, [contract.METRIC_MODEL], registry=self.registry, buckets=bounds)
         return histogram.labels(self.model_name)
 
 
 class RequestTimer:
-    """One request's moments, put into the histograms as they are known, and into its trace if it has one."""
+    """One request's moments, put into the histograms as they are known, and into its trace if it has one. What a
+    sampled trace observes carries its id as an exemplar."""
 
-    def __init__(self, metrics: ServerMetrics, arrival: float, trace: tracing.ChoiceTrace | None = None) -> None:
+    def __init__(
+        self,
+        metrics: ServerMetrics,
+        arrival: float,
+        num_prompt_tokens: int,
+        trace: ChoiceTrace | None = None,
+    ) -> None:
         self._metrics = metrics
         self._trace = trace
+        self._exemplar = {"trace_id": trace.trace_id} if trace is not None and trace.sampled else None
         self._arrival = arrival
+        self._num_prompt_tokens = num_prompt_tokens
+        self._tokens = self._first_tokens = 0
         self._first: float | None = None
         self._last: float | None = None
         self._done = False
 
-    def tokens(self, count: int, first_scheduled: float | None = None) -> None:
+    @property
+    def sampled(self) -> bool:
+        """Whether somebody wants to know which steps the request takes part in."""
+        return self._exemplar is not None
+
+    def tokens(self, count: int, first_scheduled: float | None = None, steps: Sequence[StepPart] = ()) -> None:
         """`count` new tokens are here now."""
         if count == 0:
             return
         now = time.monotonic()
         if self._trace is not None:
-            self._trace.step(now, count, first_scheduled)
-        own = self._metrics
+            self._trace.step(now, count, first_scheduled, steps)
+        own, exemplar = self._metrics, self._exemplar
         own._generated.inc(count)
+        self._tokens += count
         if self._last is None:
-            self._first = now
-            own._first_token.observe(now - self._arrival)
+            self._first, self._first_tokens = now, count
+            own._prompt.inc(self._num_prompt_tokens)
+            own._first_token.observe(now - self._arrival, exemplar)
             if first_scheduled is not None:
-                own._queue.observe(max(0.0, first_scheduled - self._arrival))
-                own._prefill.observe(max(0.0, now - first_scheduled))
+                own._queue.observe(max(0.0, first_scheduled - self._arrival), exemplar)
+                own._prefill.observe(max(0.0, now - first_scheduled), exemplar)
         else:
-            own._inter_token.observe((now - self._last) / count)
+            own._inter_token.observe((now - self._last) / count, exemplar)
         self._last = now
 
     def finish(self, reason: str) -> None:
-        """The request ended for this reason. The first call counts, later ones change nothing."""
+        """The request ended for this reason. The first call of any counts, later ones change nothing."""
         if self._done:
             return
         self._done = True
@@ -200,47 +242,28 @@ class RequestTimer:
             self._trace.finish(reason)
         own = self._metrics
         own._finished.labels(own.model_name, reason).inc()
+        if _log.isEnabledFor(logging.DEBUG):
+            ms = round((time.monotonic() - self._arrival) * 1000, 3)
+            about = {"reason": reason, "prompt_tokens": self._num_prompt_tokens, "tokens": self._tokens, "ms": ms}
+            _log.debug("a request has ended", extra=about)
         if reason in ("stop", "length") and self._first is not None and self._last is not None:
-            own._e2e.observe(self._last - self._arrival)
-            own._decode.observe(self._last - self._first)
+            self._observe_whole(self._first, self._last)
 
+    def abort(self, cause: AbortedBy) -> None:
+        """The request ended before its answer was whole."""
+        if not self._done:
+            self._metrics._aborted.labels(self._metrics.model_name, cause).inc()
+            self.finish("abort")
 
-class _EngineCollector(Collector):
-    def __init__(self, model_name: str, stats: Callable[[], Stats]) -> None:
-        self._model_name = model_name
-        self._stats = stats
+    def refuse(self) -> None:
+        """The engine did not take the request: it counts among the refused, which are told of elsewhere."""
+        self._done = True
 
-    def collect(self) -> Iterator[Metric]:
-        stats = self._stats()
-        gauges = (
-            (contract.NUM_REQUESTS_RUNNING, "Requests in the running batch.", stats.running),
-            (contract.NUM_REQUESTS_WAITING, "Requests waiting to be scheduled.", stats.waiting),
-            (contract.KV_CACHE_USAGE_PERC, "Share of the KV blocks in use, 0 to 1.", stats.kv_cache_usage),
-        )
-        counters = (
-            (contract.NUM_PREEMPTIONS, "Requests that lost their blocks and were recomputed.", stats.preemptions),
-            (contract.PREFIX_CACHE_QUERIES, "Prompt tokens looked up in the prefix cache.", stats.prefix_queries),
-            (contract.PREFIX_CACHE_HITS, "Prompt tokens found in the prefix cache.", stats.prefix_hits),
-        )
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(name, text, labels=[contract.METRIC_MODEL])
-            gauge.add_metric([self._model_name], value)
-            yield gauge
-        for name, text, value in counters:
-            counter = CounterMetricFamily(name, text, labels=[contract.METRIC_MODEL])
-            counter.add_metric([self._model_name], value)
-            yield counter
-
-
-class _AcceleratorCollector(Collector):
-    def __init__(self, model_name: str, healthy: Callable[[], bool | None]) -> None:
-        self._model_name = model_name
-        self._healthy = healthy
-
-    def collect(self) -> Iterator[Metric]:
-        healthy = self._healthy()
-        if healthy is not None:
-            text = "0 once an accelerator of this pod cannot be used any more."
-            gauge = GaugeMetricFamily(contract.ACCELERATOR_HEALTHY, text, labels=[contract.METRIC_MODEL])
-            gauge.add_metric([self._model_name], float(healthy))
-            yield gauge
+    def _observe_whole(self, first: float, last: float) -> None:
+        own, exemplar = self._metrics, self._exemplar
+        own._e2e.observe(last - self._arrival, exemplar)
+        own._decode.observe(last - first, exemplar)
+        own._prompt_size.observe(self._num_prompt_tokens, exemplar)
+        own._answer_size.observe(self._tokens, exemplar)
+        if (more := self._tokens - self._first_tokens) > 0:
+            own._per_token.observe((last - first) / more, exemplar)

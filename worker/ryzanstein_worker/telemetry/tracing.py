@@ -1,19 +1,17 @@
 """OpenTelemetry traces: a span for each request, and beneath it what the engine did with each choice.
 
 Off unless the environment names an OTLP endpoint: then no object of OpenTelemetry's is ever made. Knows W3C's trace
-context, moments and counts; is never handed a prompt, a token or a key. All moments are of the monotonic clock. The
-engine's spans are made when a choice has ended, from moments that are noted anyway: a token costs one comparison.
+context and counts; is never handed a prompt, a token or a key. What the engine did is engine_spans.py's.
 """
 
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Thread
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind, StatusCode
@@ -21,9 +19,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ryzanstein_worker import contract
+from ryzanstein_worker.telemetry.engine_spans import ChoiceTrace
+from ryzanstein_worker.telemetry.logs import bound
 
-MAX_STEP_EVENTS: Final = 32
-"""So many steps of a choice are events of its span; of the others there are the count and the longest pause."""
 FLUSH_SECONDS: Final = 3.0
 _SCOPE: Final = "ryzanstein_worker"
 _OPERATIONS: Final = {contract.CHAT_COMPLETIONS: "chat", contract.COMPLETIONS: "text_completion"}
@@ -102,7 +100,8 @@ class Tracing:
         request = RequestTrace(self._tracer, span)
         token = _current.set(request)
         try:
-            yield request
+            with bound(trace_id=format(span.get_span_context().trace_id, "032x")):
+                yield request
         except Exception as error:
             request.failed(type(error).__name__)  # its name alone: a message could hold a client's words
             raise
@@ -131,7 +130,6 @@ class RequestTrace:
     def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
         self.tracer = tracer
         self.span = span
-        self.context = trace.set_span_in_context(span, context.Context())
         self._prompts: list[int] = []
         self._tokens = 0
         self._reasons: list[str] = []
@@ -139,7 +137,7 @@ class RequestTrace:
     def choice(self, arrival: float, num_prompt_tokens: int) -> "ChoiceTrace":
         """One of its choices begins."""
         self._prompts.append(num_prompt_tokens)
-        return ChoiceTrace(self, arrival, num_prompt_tokens)
+        return ChoiceTrace(self.tracer, self.span, arrival, num_prompt_tokens, self._ended)
 
     def answered(self, status: int) -> None:
         """The reply's HTTP status."""
@@ -152,8 +150,8 @@ class RequestTrace:
         self.span.set_attribute("error.type", kind)
         self.span.set_status(StatusCode.ERROR)
 
-    def ended(self, tokens: int, reason: str) -> None:
-        """A choice has ended."""
+    def _ended(self, tokens: int, reason: str) -> None:
+        """A choice has."""
         self._tokens += tokens
         self._reasons.append(reason)
 
@@ -165,75 +163,3 @@ class RequestTrace:
             self.span.set_attribute("gen_ai.usage.output_tokens", self._tokens)
             self.span.set_attribute("gen_ai.response.finish_reasons", self._reasons)
         self.span.end()
-
-
-class ChoiceTrace:
-    """One choice in the engine: queue, prefill, decode. Built up as moments, made into spans at its end."""
-
-    def __init__(self, request: RequestTrace, arrival: float, num_prompt_tokens: int) -> None:
-        self._request = request
-        self._arrival = arrival
-        self._num_prompt_tokens = num_prompt_tokens
-        self._scheduled: float | None = None
-        self._first: float | None = None
-        self._last = arrival
-        self._longest = 0.0
-        self._steps: list[tuple[float, int]] = []
-        self._num_steps = 0
-        self._tokens = 0
-        self._epoch = 0  # of the monotonic clock, in nanoseconds since 1970; one for all, so that spans meet
-
-    def step(self, now: float, tokens: int, first_scheduled: float | None) -> None:
-        """The engine gave tokens, of one step or of several whose outputs came together."""
-        if self._first is None:
-            self._first, self._scheduled = now, first_scheduled
-        else:
-            self._longest = max(self._longest, now - self._last)
-            if len(self._steps) < MAX_STEP_EVENTS:
-                self._steps.append((now, tokens))
-        self._last = now
-        self._num_steps += 1
-        self._tokens += tokens
-
-    def finish(self, reason: str) -> None:
-        """No more tokens come."""
-        self._request.ended(self._tokens, reason)
-        if not self._request.span.get_span_context().trace_flags.sampled:
-            return
-        now = time.monotonic()
-        self._epoch = time.time_ns() - round(now * 1e9)
-        queued_until = self._scheduled if self._scheduled is not None else self._first or now
-        self._span("engine.queue", self._arrival, queued_until, {})
-        if self._scheduled is not None:
-            done = self._first if self._first is not None else now
-            self._span("engine.prefill", self._scheduled, done, {"gen_ai.usage.input_tokens": self._num_prompt_tokens})
-        if self._first is not None:
-            self._decode(reason)
-
-    def _decode(self, reason: str) -> None:
-        assert self._first is not None
-        span = self._start("engine.decode", self._first)
-        span.set_attributes(
-            {
-                "gen_ai.usage.output_tokens": self._tokens,
-                "gen_ai.response.finish_reasons": [reason],
-                "ryzanstein.engine.steps": self._num_steps,
-                "ryzanstein.engine.longest_pause_ms": round(self._longest * 1000, 3),
-            }
-        )
-        for moment, tokens in self._steps:
-            span.add_event("step", {"tokens": tokens}, self._wall(moment))
-        if reason in ("error", "abort"):
-            span.set_status(StatusCode.ERROR if reason == "error" else StatusCode.UNSET)
-        span.end(self._wall(self._last))
-
-    def _span(self, name: str, begin: float, end: float, attributes: dict[str, Any]) -> None:
-        span = self._start(name, begin)
-        span.set_attributes(attributes)
-        span.end(self._wall(end))
-
-    def _start(self, name: str, begin: float) -> trace.Span:
-        return self._request.tracer.start_span(name, self._request.context, start_time=self._wall(begin))
-
-    def _wall(self, moment: float) -> int:
-        return self._epoch + round(moment * 1e9)
