@@ -132,7 +132,7 @@ def _wish(autoscaling: Autoscaling, load: float, working: int, speaking: int, cu
     starting or leaving would be counted twice otherwise.
     """
     needed = math.ceil(load * (1 - DUST))
-    if load > (speaking or working):
+    if load > working:
         within = 1 + autoscaling.behavior.scale_up.tolerance_percent / 100 + DUST
         return current if load <= working * within else max(needed, current)
     load = min(load + working - speaking, working)

@@ -60,6 +60,7 @@ CALLED = {
     "a total that is little": Case((TOKENS,), seen(9, 250), 3),
     "nothing at all": Case((WAITING,), seen(5, 0), 1),
     "floats are not rounded up by their dust": Case((RATIO_QUERY,), seen(3, 10.000000001), 3, {"tolerancePercent": 0}),
+    "nor by what is left of a division": Case((RATIO_QUERY,), seen(2, 15.000000001), 3),
     "a percentage": Case((BLOCKS,), seen(4, 95), 6),
     "a percentage that is rounded above a hundred": Case((BLOCKS,), seen(7, 100.5), 11),
     "a latency": Case((LATENCY,), seen(2, 1250), 5),

@@ -80,6 +80,13 @@ def test_a_period_begins_with_the_size_before_what_was_added_and_removed_in_it()
     assert most(13, rules, memory, 121.0) == 16
 
 
+def test_a_policy_that_was_made_stricter_turns_nothing_back() -> None:
+    one = {"policies": [policy("Replicas", 1, 60)]}
+    behavior = scaled(WAITING, up=one, down=one).behavior
+    assert most(20, behavior.scale_up, Memory(changes=((50.0, 10, 20),)), 60.0) == 20
+    assert least(10, behavior.scale_down, Memory(changes=((50.0, 20, 10),)), 60.0) == 10
+
+
 def test_a_direction_can_be_forbidden() -> None:
     never = {"selectPolicy": "Disabled", **NO_WINDOW}
     up = Loop(scaled(WAITING, up=never), current=2).step(100)
@@ -157,16 +164,18 @@ def test_the_memory_is_exact_and_short() -> None:
             kept = [w for t, w in memory.wishes if t > now - window]
             true = [w for t, w in whole if t > now - window]
             assert (min(kept), max(kept)) == (min(true), max(true))
+        assert memory.wishes[0][0] > now - 300
         assert len(memory.wishes) <= 2 * 41
     assert max(wish for _, wish in remembered(memory, 10**9, 2000.0, behavior).wishes) == MOST
 
 
-def test_what_is_kept_for_an_hour_of_decisions_is_short() -> None:
-    hour = {"stabilizationWindowSeconds": 3600, "policies": [policy("Percent", 100, 1800)]}
-    autoscaling = scaled(WAITING, up={"policies": [policy("Replicas", 1, 5)]}, down=hour)
+def test_changes_are_kept_for_the_longest_period() -> None:
+    at_once = {"stabilizationWindowSeconds": 0, "policies": [policy("Percent", 100, 60)]}
+    autoscaling = scaled(WAITING, up={"policies": [policy("Replicas", 100, 90)]}, down=at_once)
     memory, current = Memory(), 1
-    for step in range(0, 5400, 3):
-        decision = decide(autoscaling, seen(current, (step * 7919) % 400), memory, float(step))
+    for step in range(300):
+        now = 3.0 * step
+        decision = decide(autoscaling, seen(current, (step * 7919) % 400), memory, now)
         memory, current = decision.memory, decision.replicas
-    assert len(memory.wishes) <= 202
-    assert len(memory.changes) <= 200
+        assert all(time > now - 90 for time, _, _ in memory.changes)
+    assert len(memory.changes) > 10
