@@ -1,0 +1,99 @@
+"""Rules and runbooks ask for metrics, labels and words that the code has."""
+
+import re
+from collections.abc import Iterator
+
+import promql_parser
+import pytest
+
+from promql import groupings, selectors
+from registries import families
+from rules import RUNBOOKS, alerts, blocks, records, rules
+from ryzanstein_gateway.line import Why
+from ryzanstein_gateway.migrate import Ending, Step
+from ryzanstein_operator.api.conditions import ConditionType
+from ryzanstein_worker.contract import (
+    JOB_GATEWAY,
+    JOB_OPERATOR,
+    JOB_WORKER,
+    SERIES_NAMESPACE,
+    SERIES_POD,
+    SERIES_SERVICE,
+)
+
+ADDED = {"job", SERIES_NAMESPACE, SERIES_POD, SERIES_SERVICE, "le"}
+"""By Prometheus, to all that it scrapes of us; `le` is of histograms' buckets."""
+LABELS = {series: ADDED | set(family.labels) for family in families() for series in family.series} | {"up": ADDED}
+WORDS = {
+    ("ryzanstein_gateway_admissions_total", "outcome"): {*Why, "admitted", "rate_limited"},
+    ("ryzanstein_gateway_migrations_total", "reason"): {ending for ending in Ending if ending.lost},
+    ("ryzanstein_gateway_migrations_total", "outcome"): {Step.GIVE_UP, Step.QUARANTINE, "resumed", "anew"},
+    ("ryzanstein_operator_services", "condition"): set(ConditionType),
+    ("ryzanstein_operator_services", "status"): {"True", "False", "Unknown"},
+    ("ryzanstein_operator_scaling_decisions_total", "direction"): {"up", "down", "same", "held"},
+    ("ryzanstein_operator_prometheus_query_failures_total", "why"): {"unusable"},
+    ("up", "job"): {JOB_OPERATOR, JOB_GATEWAY, JOB_WORKER},
+}
+"""What the code says there. A rule that selects another word would never fire, and no test of promtool's tells."""
+
+
+def asked() -> Iterator[tuple[str, str]]:
+    """Who asks, and the query."""
+    yield from ((rule.name, rule.expr) for rule in rules())
+    for page in sorted(RUNBOOKS.glob("*.md")):
+        for language, lines in blocks(page):
+            if language == "promql":
+                yield from ((page.stem, line) for line in lines)
+
+
+ASKED = tuple(asked())
+queries = pytest.mark.parametrize(("asker", "query"), ASKED, ids=[name for name, _ in ASKED])
+
+
+@queries
+def test_each_series_is_one_that_the_code_shows(asker: str, query: str) -> None:
+    for selector in selectors(promql_parser.parse(query)):
+        if not selector.name.startswith("prometheus_"):
+            assert selector.name in LABELS or selector.name in records(), f"{asker}: {selector.name}"
+
+
+@queries
+def test_each_label_is_one_that_the_series_has(asker: str, query: str) -> None:
+    tree = promql_parser.parse(query)
+    for selector in selectors(tree):
+        if selector.name in LABELS:
+            used = {matcher.name for matcher in selector.matchers.matchers}
+            assert used <= LABELS[selector.name], f"{asker}: {selector.name} has no label {used}"
+    for labels, names in groupings(tree):
+        for name in names:
+            if name in LABELS and name != "up":  # which only says, beside another, whether somebody was there
+                assert labels <= LABELS[name], f"{asker}: {name} has no label {labels}"
+
+
+@queries
+def test_each_word_that_is_selected_is_one_that_the_code_says(asker: str, query: str) -> None:
+    for selector in selectors(promql_parser.parse(query)):
+        for matcher in selector.matchers.matchers:
+            known = WORDS.get((selector.name, matcher.name))
+            if known is not None:
+                words = matcher.value.split("|") if "(" not in matcher.value else expanded(matcher.value)
+                assert set(words) <= known, f"{asker}: {selector.name}{{{matcher.name}}} is never {words}"
+
+
+def expanded(pattern: str) -> list[str]:
+    """`a-(b|c)` as `a-b` and `a-c`."""
+    found = re.fullmatch(r"(.*)\((.*)\)(.*)", pattern)
+    assert found, pattern
+    return [found[1] + one + found[3] for one in found[2].split("|")]
+
+
+def test_rules_record_before_they_are_asked_for() -> None:
+    """Within a group rules are evaluated one after the other: what comes later is a round late."""
+    known: set[str] = set()
+    for rule in records().values():
+        own = {selector.name for selector in selectors(promql_parser.parse(rule.expr)) if ":" in selector.name}
+        assert own <= known, rule.name
+        known.add(rule.name)
+    for rule in alerts().values():
+        used = {selector.name for selector in selectors(promql_parser.parse(rule.expr)) if ":" in selector.name}
+        assert used <= known, rule.name
