@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) e2e/cluster
 CACHE := $(or $(RYZANSTEIN_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ryzanstein)
-# Tests that need no cluster but programs of its build (a real API server, Helm) or time (groups of real ranks).
-LATER := apiserver or helm or ranks or slow
+# Tests that need no cluster but programs of its build (a real API server, Helm), a browser, or time (real ranks).
+LATER := apiserver or helm or ranks or slow or browser
 export RYZANSTEIN_KUBE_BIN ?= $(CACHE)/bin
 # More arguments for python3 e2e/cluster, such as --mode offline or --kubeconfig FILE --registry PREFIX.
 CLUSTER_ARGS ?=
@@ -40,13 +40,15 @@ coverage: venv ## The same, measured: fails when a part's coverage is below its 
 	$(BIN)/python scripts/coverage_gate.py
 
 .PHONY: lint
-lint: venv tools ## ruff, mypy --strict, the import law, the chart's linters
+lint: venv tools ## ruff, mypy --strict, the import law, the chart's linters, promtool on each rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=e2e/cluster $(BIN)/mypy $(wildcard e2e/cluster/*.py)
 	$(BIN)/lint-imports
 	PATH="$(CACHE)/bin:$$PATH" scripts/lint_chart.sh
+	PATH="$(CACHE)/bin:$$PATH" promtool check rules --lint=all --lint-fatal helm/ryzanstein/files/rules/*.yaml
+	PATH="$(CACHE)/bin:$$PATH" promtool test rules tests/rules/*.yaml
 
 .PHONY: format
 format: venv ## Formats all Python
@@ -94,7 +96,7 @@ tools: ## Helm, from its Go module; prometheus and promtool, from Debian's packa
 
 .PHONY: kube-programs
 kube-programs:
-	$(CLUSTER) tools helm etcd kube-apiserver kube-controller-manager prometheus promtool
+	$(CLUSTER) tools helm etcd kube-apiserver kube-controller-manager prometheus promtool chromium
 
 .PHONY: requirements
 requirements: venv ## Pins all dependencies anew from pyproject.toml

@@ -11,7 +11,8 @@ import promql_parser
 import pytest
 
 from panels import FOLDER, expand, shipped
-from registries import Family, families
+from promql import groupings, selectors
+from registries import families
 from ryzanstein_dashboards.model import Dashboard
 from ryzanstein_dashboards.pages import PAGES, file_name
 from ryzanstein_dashboards.render import render
@@ -33,18 +34,6 @@ def queries(page: Dashboard) -> Iterator[str]:
     names = {variable.name: "x" for variable in page.variables}
     for panel in panels(page):
         yield from (expand(target["expr"], names, "1m") for target in panel["targets"])
-
-
-def selectors(node: Any) -> Iterator[Any]:
-    """All selectors of a parsed query."""
-    if isinstance(node, promql_parser.VectorSelector):
-        yield node
-    for part in ("expr", "lhs", "rhs", "vector_selector", "param"):
-        inner = getattr(node, part, None)
-        if isinstance(inner, promql_parser.Expr):
-            yield from selectors(inner)
-    for argument in getattr(node, "args", None) or ():
-        yield from selectors(argument)
 
 
 def test_the_files_are_what_the_code_makes_in_the_chart_as_well() -> None:
@@ -103,22 +92,9 @@ def test_each_query_asks_for_what_the_code_has(page: Dashboard) -> None:
 @pages
 def test_each_query_groups_by_labels_that_the_metrics_have(page: Dashboard) -> None:
     for query in queries(page):
-        for labels, asked in grouped(promql_parser.parse(query)):
-            for family in asked:
+        for labels, names in groupings(promql_parser.parse(query)):
+            for family in (SERIES[name] for name in names if name in SERIES):
                 assert labels <= ADDED | set(family.labels), f"{family.name} has no label {labels}: {query}"
-
-
-def grouped(node: Any) -> Iterator[tuple[set[str], list[Family]]]:
-    """Each `by (...)` of a parsed query, and the families it groups."""
-    if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
-        names = [one.name for one in selectors(node)]
-        yield set(node.modifier.labels), [SERIES[name] for name in names if name in SERIES]
-    for part in ("expr", "lhs", "rhs"):
-        inner = getattr(node, part, None)
-        if isinstance(inner, promql_parser.Expr):
-            yield from grouped(inner)
-    for argument in getattr(node, "args", None) or ():
-        yield from grouped(argument)
 
 
 @pages
