@@ -15,6 +15,7 @@ from ryzanstein_kubectl.model.pages import Counters, Load, Rank, StatusPage
 from ryzanstein_kubectl.model.rates import History
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot
 from ryzanstein_kubectl.model.tree import Service
+from ryzanstein_kubectl.view.scaling_view import scaling_lines
 from ryzanstein_kubectl.view.tree_view import spans, tree_view
 from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.reasons import BLOCKED, BROKEN, REASONS, Reason
@@ -189,6 +190,32 @@ def test_every_reason_that_the_operator_may_give_is_told_apart(kind: ConditionTy
         status = "True"
     (concern,) = only(tree(snapshot(service(conditions=(condition(kind, status, reason),))))).concerns
     assert concern.mood == ("bad" if reason in _BAD else "waiting")
+
+
+def autoscaled() -> Manifest:
+    live = service(
+        autoscaling={"minReplicas": 0, "maxReplicas": 4, "targets": [{"metric": "WaitingRequests", "value": 5}]}
+    )
+    told = {"metric": "WaitingRequests", "value": "12", "target": "5", "message": "because"}
+    live["status"] |= {"desiredReplicas": 3, "autoscaling": told}
+    return live
+
+
+def test_a_size_that_follows_the_load_is_shown_with_what_chose_it() -> None:
+    live = autoscaled()
+    found = only(tree(snapshot(live, build.ready_pod(live))))
+    assert (found.ready, found.wanted) == (1, 3)
+    text = shown(snapshot(live, build.ready_pod(live)))
+    assert "1/3 ready" in text
+    assert "autoscaling 0-4 WaitingRequests 12 (target 5)" in " ".join(text.split())
+    assert scaling_lines([live, service()]) == ("chat: 3 wanted of 0-4, WaitingRequests 12 (target 5)",)
+
+
+def test_zero_that_the_load_came_to_is_no_concern() -> None:
+    live = autoscaled()
+    live["status"] |= {"desiredReplicas": 0, "conditions": [condition("Ready", "False", "ScaledToZero")]}
+    found = only(tree(snapshot(live)))
+    assert (found.concerns, found.mood, found.wanted) == ((), "good", 0)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from ryzanstein_operator.cluster.resources import (
     resource_of,
 )
 from ryzanstein_operator.decide.observed import Observed, Ref
+from ryzanstein_operator.decide.size import in_force
 from ryzanstein_operator.desired.children import children
 from ryzanstein_operator.settings import Settings, SettingsError
 from ryzanstein_worker import contract
@@ -141,7 +142,8 @@ async def observe(session: Session, service: Manifest, services: Sequence[Manife
 async def _strangers(session: Session, observed: Observed, settings: Settings) -> list[Manifest]:
     """Objects without our label that bear a name the operator would take."""
     try:
-        wanted = [Ref.of(child) for child in children(parse(InferenceService, observed.service), settings)]
+        parsed = parse(InferenceService, observed.service)
+        wanted = [Ref.of(child) for child in children(parsed, settings, in_force(observed, parsed))]
     except SpecError:
         return []
     known = {Ref.of(child) for child in observed.children}

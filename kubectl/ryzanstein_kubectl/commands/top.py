@@ -9,6 +9,8 @@ from ryzanstein_kubectl.cluster.look import Looker
 from ryzanstein_kubectl.cluster.session import Session
 from ryzanstein_kubectl.commands.common import access_of, interval, scope_of, show_live
 from ryzanstein_kubectl.model.rates import History, Row
+from ryzanstein_kubectl.model.snapshot import Snapshot
+from ryzanstein_kubectl.view.scaling_view import scaling_lines
 from ryzanstein_kubectl.view.terminal import console, show, to_json
 from ryzanstein_kubectl.view.top_view import top_view
 
@@ -45,15 +47,19 @@ async def run(arguments: argparse.Namespace) -> int:
                 if arguments.output == "json":
                     print(to_json({"replicas": rows, "notes": snapshot.notes}), flush=True)
                 else:
-                    show(terminal, top_view(rows, snapshot.notes, plain=terminal.options.ascii_only))
+                    show(terminal, top_view(rows, _notes(snapshot), plain=terminal.options.ascii_only))
                 if arguments.once:
                     return 0
 
         async def look() -> RenderableType:
             snapshot = await looker.load()
-            return top_view(history.take(snapshot), snapshot.notes, plain=terminal.options.ascii_only)
+            return top_view(history.take(snapshot), _notes(snapshot), plain=terminal.options.ascii_only)
 
         await show_live(terminal, look, f"load in {scope}", arguments.interval)
         return 0
     finally:
         await session.close()
+
+
+def _notes(snapshot: Snapshot) -> tuple[str, ...]:
+    return (*scaling_lines(snapshot.services), *snapshot.notes)

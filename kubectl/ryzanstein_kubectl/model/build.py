@@ -7,6 +7,7 @@ from ryzanstein_kubectl.model.ages import seconds_since
 from ryzanstein_kubectl.model.concerns import concerns, last_failure, operation, unhealthy_nodes
 from ryzanstein_kubectl.model.pages import Rank, StatusPage
 from ryzanstein_kubectl.model.pods import node_states, pod_of
+from ryzanstein_kubectl.model.scaling import scaling, wanted
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot, group_of, is_ready, label, leaves, place_of, service_of
 from ryzanstein_kubectl.model.tree import Pod, Replica, Revision, Service
 from ryzanstein_operator.api.wire import Manifest
@@ -37,7 +38,8 @@ def _service(
         model=model_name(live),
         uri=str(model.get("uri", "")),
         url=str(live.get("status", {}).get("url", "")),
-        wanted=int(live["spec"].get("replicas", 1)),
+        wanted=wanted(live),
+        scaling=scaling(live),
         ready=sum(replica.ready for revision in revisions for replica in revision.replicas),
         age_seconds=seconds_since(metadata.get("creationTimestamp", ""), now),
         revisions=revisions,

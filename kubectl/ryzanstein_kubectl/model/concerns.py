@@ -6,6 +6,7 @@ Judges by status first: an operator of another version may give reasons that thi
 from datetime import datetime
 
 from ryzanstein_kubectl.model.ages import parse_time, seconds_since
+from ryzanstein_kubectl.model.scaling import wanted
 from ryzanstein_kubectl.model.tree import Concern, Failure, Mood, Operation, UnhealthyNode
 from ryzanstein_operator.api.conditions import ConditionType
 from ryzanstein_operator.api.reasons import REMEDY, Reason
@@ -37,7 +38,7 @@ def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
     conditions = service.get("status", {}).get("conditions") or ()
     if not conditions:
         return (_unseen(service, now),)
-    if _wanted(service) == 0:  # as it was asked for, or nobody asks for anything
+    if wanted(service) == 0:  # as it was asked for, or nobody asks for anything
         conditions = [condition for condition in conditions if condition["reason"] != Reason.SCALED_TO_ZERO]
     found: dict[str, list[Manifest]] = {}
     for condition in conditions:
@@ -45,12 +46,6 @@ def concerns(service: Manifest, now: datetime) -> tuple[Concern, ...]:
             found.setdefault(condition["reason"], []).append(condition)
     made = [_concern(group, now) for group in found.values()]
     return tuple(sorted(made, key=lambda concern: concern.mood != "bad"))
-
-
-def _wanted(service: Manifest) -> int:
-    if service["spec"].get("autoscaling"):
-        return int(service.get("status", {}).get("desiredReplicas", 1))
-    return int(service["spec"].get("replicas", 1))
 
 
 def _as_it_should_be(condition: Manifest) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal
 from ryzanstein_kubectl.model.errors import CommandError
 from ryzanstein_kubectl.model.pages import StatusPage
 from ryzanstein_kubectl.model.pods import pod_of
+from ryzanstein_kubectl.model.scaling import wanted
 from ryzanstein_kubectl.model.snapshot import (
     PodKey,
     Snapshot,
@@ -140,10 +141,10 @@ def _leaving(left: Sequence[Manifest], pages: Mapping[PodKey, StatusPage]) -> st
 
 
 def _asked_for(snapshot: Snapshot, service: tuple[str, str]) -> int:
-    """spec.replicas as it is now: a service that is scaled down meanwhile is not waited for."""
+    """As it is now: a service that is scaled down meanwhile is not waited for."""
     for live in snapshot.services:
         if (live["metadata"]["namespace"], live["metadata"]["name"]) == service:
-            return int(live["spec"].get("replicas", 1))
+            return wanted(live)
     return 0
 
 

@@ -93,8 +93,22 @@ class UnhealthyNode:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Between which bounds the size follows the load, and the target that chose it last: what it was, and what it is to
+    be kept at; empty where none did."""
+
+    lowest: int
+    highest: int
+    metric: str
+    value: str
+    target: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Service:
-    """One InferenceService and all that runs for it. ready counts replicas, wanted is spec.replicas."""
+    """One InferenceService and all that runs for it. ready counts replicas, wanted those that there are to be; scaling:
+    how that follows the load, if it does."""
 
     namespace: str
     name: str
@@ -102,6 +116,7 @@ class Service:
     uri: str
     url: str
     wanted: int
+    scaling: Scaling | None
     ready: int
     age_seconds: float | None
     revisions: tuple[Revision, ...]

@@ -11,6 +11,7 @@ from rich.text import Text
 from ryzanstein_kubectl.model.ages import short
 from ryzanstein_kubectl.model.pages import Load, Rank
 from ryzanstein_kubectl.model.tree import Concern, Mood, Pod, Replica, Revision, Service
+from ryzanstein_kubectl.view.scaling_view import scaling_cells
 from ryzanstein_kubectl.view.terminal import STYLES, add_row, dash, mark, percent, table
 
 COLUMNS = ("NAME", "STATE", "NODE", "AGE", "RESTARTS", "RUN", "WAIT", "KV")
@@ -45,6 +46,8 @@ def _add_service(rows: Table, service: Service, plain: bool) -> None:
     enough = STYLES["good" if service.ready >= service.wanted else service.mood]
     count = Text(f"{service.ready}/{service.wanted} ready", enough if service.wanted else "dim")
     add_row(rows, name, count, Text(service.uri, "dim"), short(service.age_seconds), "", "", "", "")
+    if service.scaling:
+        add_row(rows, *scaling_cells(service.scaling), "", "", "", "", "", "")
     for last, revision in _marked(service.revisions):
         _add_revision(rows, revision, last, plain)
 

@@ -21,6 +21,7 @@ _COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all replicas serve the spec.", 0),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why, in one word.", 0),
     ("Replicas", "string", ".status.readyReplicas", "Replicas that answer requests.", 0),
+    ("Desired", "string", ".status.desiredReplicas", "Replicas that there are to be.", 0),
     ("Model", "string", ".status.model.name", 'What clients put in "model".', 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation.", 0),
     ("URL", "string", ".status.url", "Base URL for OpenAI clients.", 1),

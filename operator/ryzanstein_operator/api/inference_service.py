@@ -122,9 +122,10 @@ class Routing(Wire):
     max_queued_requests: int = Field(default=256, ge=0, le=100_000)
     """Requests that may wait while every replica is full or there is none, all keys and all gateways together; one more
     is refused with 503. With 0 none waits."""
-    queue_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    """How long a request waits there before it is refused with 503. Where there may be no replica for a while, as with
-    `replicas: 0`, longer than the model needs to load."""
+    queue_timeout_seconds: int | None = Field(default=None, ge=1, le=600)
+    """How long a request waits there before it is refused with 503. Left out: 30, and 600 where
+    `autoscaling.minReplicas` is 0, for the first request waits until the model is loaded. Where there may be no replica
+    for a while otherwise, as with `replicas: 0`, give it longer than that takes."""
 
 
 class Access(Wire):

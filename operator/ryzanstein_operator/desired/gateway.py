@@ -1,6 +1,7 @@
 """The gateway's route table: one ConfigMap over all services. Pure; who owns a contested name is decided elsewhere."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest
@@ -9,6 +10,9 @@ from ryzanstein_operator.desired.metadata import seal
 from ryzanstein_operator.desired.route_table import pack
 from ryzanstein_operator.settings import Settings
 from ryzanstein_worker import contract
+
+QUEUE_SECONDS: Final = 30
+LOADING_SECONDS: Final = 600
 
 
 def service_url(settings: Settings) -> str:
@@ -52,5 +56,11 @@ def route(service: InferenceService) -> Manifest:
         "tokensPerMinute": access.tokens_per_minute,
         "maxConcurrentRequests": access.max_concurrent_requests,
         "maxQueuedRequests": routing.max_queued_requests,
-        "queueTimeoutSeconds": routing.queue_timeout_seconds,
+        "queueTimeoutSeconds": routing.queue_timeout_seconds or _queue_timeout(service),
     }
+
+
+def _queue_timeout(service: InferenceService) -> int:
+    """Where the spec leaves it out: long enough for a model to load where the first request waits for that."""
+    autoscaling = service.spec.autoscaling
+    return LOADING_SECONDS if autoscaling and autoscaling.min_replicas == 0 else QUEUE_SECONDS

@@ -94,7 +94,7 @@ def test_defaults_show_in_what_is_stored(server: ApiServer) -> None:
         "accelerator": "cpu",
         "engine": {"dtype": "auto", "prefixCaching": True},
         "replicas": 1,
-        "routing": {"policy": "Adaptive", "maxQueuedRequests": 256, "queueTimeoutSeconds": 30},
+        "routing": {"policy": "Adaptive", "maxQueuedRequests": 256},
         "disruption": {"maxSurge": 1, "maxUnavailable": 0, "drainSeconds": 120},
     }
 

@@ -165,6 +165,23 @@ def test_the_route_table_is_the_contract_s_and_sorted() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [
+        ({}, 30),
+        ({"replicas": 0}, 30),
+        ({"autoscaling": {"minReplicas": 1}}, 30),
+        ({"autoscaling": {"minReplicas": 0}}, 600),
+        ({"autoscaling": {"minReplicas": 0}, "routing": {"queueTimeoutSeconds": 20}}, 20),
+    ],
+)
+def test_the_first_request_at_zero_waits_long_enough_for_a_model_to_load(spec: dict[str, Any], seconds: int) -> None:
+    if "autoscaling" in spec:
+        targets = [{"metric": "WaitingRequests", "value": 5}]
+        spec = spec | {"autoscaling": {"maxReplicas": 2, "targets": targets, **spec["autoscaling"]}}
+    assert route(parsed(service(**spec)))["queueTimeoutSeconds"] == seconds
+
+
 def test_clients_are_given_the_gateway_s_url() -> None:
     assert service_url(SETTINGS) == "http://gateway.release/v1"
     assert service_url(Settings(namespace="release", worker_image="w")) == ""
