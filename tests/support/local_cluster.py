@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,8 @@ class LocalCluster:
     folder: Path
     port: int
     health_port: int
+    flags: Sequence[str] = ()
+    """More arguments of the workers."""
     workers: list[Worker] = field(default_factory=list)
 
     @property
@@ -104,7 +106,7 @@ class LocalCluster:
         command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(DEMO_MODEL)]
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
         command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
-        command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20"]
+        command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20", *self.flags]
         with log.open("ab") as output:
             return subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
@@ -143,10 +145,12 @@ class LocalCluster:
 
 
 @asynccontextmanager
-async def local_cluster(folder: Path, *, workers: int = 2, **environ: str) -> AsyncIterator[LocalCluster]:
-    """A gateway (`environ` adds to its environment) in front of so many ready workers."""
+async def local_cluster(
+    folder: Path, *, workers: int = 2, flags: Sequence[str] = (), **environ: str
+) -> AsyncIterator[LocalCluster]:
+    """A gateway (`environ` adds to its environment) in front of so many ready workers (started with `flags`, too)."""
     async with gateway_process(folder, replicas=0, **environ) as gateway:
-        cluster = LocalCluster(gateway, folder, free_port(), free_port())
+        cluster = LocalCluster(gateway, folder, free_port(), free_port(), flags)
         try:
             for _ in range(workers):
                 cluster.start_worker()

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from apiserver import binaries, free_port
+from ryzanstein_worker.contract import JOB_WORKER
 
 START_SECONDS = 30.0
 
@@ -40,7 +41,7 @@ class Target:
             "job_name": f"{self.job}/{self.pod}",
             "scrape_interval": every,
             "scrape_timeout": every,
-            "honor_labels": True,
+            "honor_labels": self.job != JOB_WORKER,
             "static_configs": [static],
         }
 
@@ -74,12 +75,14 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(directory: Path, targets: Iterable[Target], *, seconds: float = 1.0) -> Iterator[Prometheus]:
-    """Scrapes the targets every so many seconds, from the moment it is ready."""
+def prometheus(
+    directory: Path, targets: Iterable[Target], *, seconds: float = 1.0, port: int = 0
+) -> Iterator[Prometheus]:
+    """Scrapes the targets every so many seconds, from the moment it is ready; on `port`, or any that is free."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "prometheus.yml"
     config.write_text(yaml.safe_dump({"scrape_configs": [target.config(seconds) for target in targets]}))
-    port = free_port()
+    port = port or free_port()
     command = [str(binaries() / "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage", "--log.level=warn"]
     with (directory / "log").open("ab") as log:

@@ -1,0 +1,187 @@
+"""Every query of every panel gets data from a real Prometheus that scrapes a real worker, gateway and operator.
+
+A worker of two ranks and one of one rank are under load through two gateway processes, and the second is killed in the
+middle of it; the operator sizes their service by asking the same Prometheus. Only Kubernetes' nodes are missing, so no
+replica is ready in the operator's eyes.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import signal
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import panels
+from apiserver import ADMIN, ApiServer, free_port, running
+from gateway_world import NAMESPACE
+from local_cluster import MODEL, LocalCluster, local_cluster
+from operator_process import OperatorProcess
+from operator_rights import install_crd
+from otlp import collector
+from panels import Asked, ask
+from prometheus_server import Prometheus, Target, prometheus
+from registries import families
+from ryzanstein_operator.cluster.resources import SERVICES
+from ryzanstein_worker.contract import JOB_GATEWAY, JOB_OPERATOR, JOB_WORKER
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(400)]
+
+RELEASE = "release"
+LOAD_SECONDS = 30.0
+LIMITS = ("--max-num-seqs", "4", "--max-queued-requests", "4")
+TARGETS = [
+    {"metric": "WaitingRequests", "value": 4},
+    {"metric": "KVCacheUsagePercent", "value": 80},
+    {"metric": "TimeToFirstTokenMillis", "value": 2000},
+    {"metric": "TokensPerSecond", "value": 1000},
+]
+
+
+class World:
+    """What runs, and where Prometheus finds it."""
+
+    def __init__(self, server: Prometheus, targets: list[Target]) -> None:
+        self.server, self.targets = server, targets
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    folder = tmp_path_factory.mktemp("panels")
+    key, asked_at = folder / "demand-key", free_port()
+    (folder / "data").mkdir()
+    key.write_text(secrets.token_hex(16))
+    async with contextlib.AsyncExitStack() as stack:
+        api = stack.enter_context(running(folder / "apiserver"))
+        operator = start_operator(api, folder, key, asked_at)
+        stack.callback(operator.kill)
+        traces = stack.enter_context(collector())
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in traces.environment.items():
+            patch.setenv(name, value)
+        cluster = await stack.enter_async_context(
+            local_cluster(
+                folder / "data",
+                workers=1,
+                flags=("--tensor-parallel-size", "2", *LIMITS),
+                RYZANSTEIN_GATEWAY_PROCESSES="2",
+                RYZANSTEIN_OPERATOR_URL=f"http://127.0.0.1:{operator.demand_port}",
+                RYZANSTEIN_DEMAND_KEY_FILE=str(key),
+            )
+        )
+        cluster.flags = LIMITS
+        await cluster.start_worker().until_ready()
+        await cluster.announce(cluster.workers)
+        targets = [
+            Target(JOB_OPERATOR, f"127.0.0.1:{operator.port}", RELEASE, "operator-0"),
+            Target(JOB_GATEWAY, f"127.0.0.1:{cluster.gateway.health_port}", RELEASE, "gateway-0"),
+            *(
+                Target(JOB_WORKER, f"{worker.host}:{worker.health_port}", NAMESPACE, f"{MODEL}-{number}", MODEL)
+                for number, worker in enumerate(cluster.workers)
+            ),
+        ]
+        server = stack.enter_context(prometheus(folder / "prometheus", targets, port=asked_at))
+        await asyncio.to_thread(server.until_up)
+        await load(cluster)
+        yield World(server, targets)
+
+
+def start_operator(api: ApiServer, folder: Path, key: Path, prometheus_port: int) -> OperatorProcess:
+    """An operator with one service that is to follow its load."""
+    install_crd(api)
+    for namespace in (RELEASE, NAMESPACE):
+        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    spec = {"model": {"uri": "demo://"}, "autoscaling": {"maxReplicas": 3, "targets": TARGETS}}
+    body = {"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": {"name": MODEL}, "spec": spec}
+    api.request("POST", SERVICES.path(NAMESPACE), body)
+    environment = {
+        "KUBECONFIG": str(api.kubeconfig(ADMIN)),
+        "RYZANSTEIN_NAMESPACE": RELEASE,
+        "RYZANSTEIN_WATCH_NAMESPACES": NAMESPACE,
+        "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:dev",
+        "RYZANSTEIN_POD_NAME": "operator-0",
+        "RYZANSTEIN_DEMAND_KEY_FILE": str(key),
+        "RYZANSTEIN_PROMETHEUS_URL": f"http://127.0.0.1:{prometheus_port}",
+    }
+    return OperatorProcess(environment, folder / "operator.log")
+
+
+async def load(cluster: LocalCluster) -> None:
+    """More streams at once than the replicas take, so that some wait at the gateway; a request without a key; and the
+    last worker is killed with what it has."""
+    end = time.monotonic() + LOAD_SECONDS
+
+    async def client(number: int) -> None:
+        async with cluster.gateway.client() as http:
+            while time.monotonic() < end:
+                text = f"One of several clients, number {number}, asks for the name of"
+                body = {"model": MODEL, "prompt": text, "max_tokens": 24, "ignore_eos": True, "stream": True}
+                answer = await http.post("/v1/completions", json=body)
+                assert answer.status_code in (200, 503), answer.text  # 503: all replicas are full
+
+    async with cluster.gateway.client() as stranger:
+        answer = await stranger.get("/v1/models", headers={"authorization": "Bearer none"})
+        assert answer.status_code == 401
+    clients = [asyncio.create_task(client(number)) for number in range(20)]
+    await asyncio.sleep(LOAD_SECONDS / 2)
+    cluster.workers[-1].signal(signal.SIGKILL)
+    await asyncio.gather(*clients)
+    await asyncio.sleep(3)  # what was counted last is scraped
+
+
+@pytest.fixture(scope="module")
+def asked(world: World) -> Asked:
+    return ask(world.server)
+
+
+def test_every_query_gets_data_from_a_system_under_load(asked: Asked) -> None:
+    assert asked.missing == (), "\n".join(map(str, asked.missing))
+    assert asked.answered > 200
+
+
+def test_what_may_have_no_data_is_what_a_system_on_cpu_and_without_nodes_does_not_have(asked: Asked) -> None:
+    assert {one.quiet for one in asked.findings} <= {
+        "replicas run on CPU",
+        "the pod runs on CPU",
+        "all nodes are well",
+        "the gateway ends no TLS",
+        "every call succeeded at once",
+        "every query brought a number",
+        "nothing has failed yet",
+    }
+
+
+def test_what_gets_no_data_is_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in panels.FOLDER.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text().replace("ryzanstein_kv_blocks_free", "ryzanstein_gone"))
+    monkeypatch.setattr(panels, "FOLDER", tmp_path)
+    (missing,) = ask(world.server).missing
+    assert (missing.dashboard, missing.panel) == ("ryzanstein-worker", "Blocks")
+    assert "ryzanstein_gone" in missing.expr
+
+
+def test_every_metric_of_a_running_system_is_documented(world: World) -> None:
+    documented = {name for family in families() for name in (family.name, *family.series)}
+    for target in world.targets[:3]:  # the last has been killed
+        with urllib.request.urlopen(f"http://{target.address}/metrics", timeout=10) as answer:
+            shown = set(re.findall(r"^# TYPE (\S+) ", answer.read().decode(), re.MULTILINE))
+        shown = {name for name in shown if name.removesuffix("_created") == name}  # when a series began
+        assert len(shown) > 15, target
+        assert shown <= documented, f"{target.job}: {shown - documented}"
+
+
+def test_latencies_have_exemplars_that_name_traces(world: World) -> None:
+    now = time.time()
+    for metric in ("ryzanstein_gateway_request_duration_seconds", "ryzanstein_time_to_first_token_seconds"):
+        span = {"start": str(now - 120), "end": str(now)}
+        found = world.server.api("query_exemplars", query=f"{metric}_bucket", **span)
+        names = [one["labels"] for series in found for one in series["exemplars"]]
+        assert names, metric
+        assert all(re.fullmatch("[0-9a-f]{32}", one["trace_id"]) for one in names), json.dumps(names)
