@@ -65,13 +65,24 @@ async def _to_the_end(serving: Coroutine[Any, Any, None]) -> None:
 
 def _run(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator import logs
+
+    level = os.environ.get(contract.ENV_LOG_LEVEL) or "info"
+    try:
+        logs.setup(level)
+    except ValueError as error:
+        logger.error("The operator cannot start", extra={"error": str(error)})
+        return 1
+    with logs.signals(level):  # before the imports, which take a second: unheard, these signals end a process
+        return _serve(host, port, demand_port)
+
+
+def _serve(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator.cluster.client import ApiError
     from ryzanstein_operator.cluster.lease import LeadershipLostError
     from ryzanstein_operator.handlers.run import serve
     from ryzanstein_operator.settings import Settings, SettingsError
 
     try:
-        logs.setup(os.environ.get(contract.ENV_LOG_LEVEL, "info"))
         asyncio.run(_to_the_end(serve(Settings.from_environment(os.environ), host, port, demand_port)))
     except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import socket
 import sys
 import threading
@@ -29,6 +30,7 @@ MAX_VIEW_BYTES: Final = 1024 * 1024
 MAX_KEY_BYTES: Final = 1024
 MAX_CONNECTIONS: Final = 32
 MAX_WAITING: Final = 1_000_000_000
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{32})(-[0-9a-f]{16})-[0-9a-f]{2}")
 
 
 class Heard(IntEnum):
@@ -41,12 +43,14 @@ class Heard(IntEnum):
 
 @dataclass(frozen=True)
 class Word:
-    """What a gateway says. service: the InferenceService's name. sender: one gateway process."""
+    """What a gateway says. service: the InferenceService's name. sender: one gateway process. traceparent: W3C's, of a
+    request that waits, where it is traced."""
 
     namespace: str
     service: str
     waiting: int
     sender: str
+    traceparent: str = ""
 
 
 Hear = Callable[[Word], Heard]
@@ -81,7 +85,9 @@ def read_word(body: bytes) -> Word:
     if type(waiting) is not int or not 0 < waiting <= MAX_WAITING:
         raise ValueError("waiting must be a positive integer.")
     namespace, service, sender = (str(text) for text in texts)
-    return Word(namespace, service.removesuffix(contract.SUFFIX_WORKERS), waiting, sender)
+    traceparent = str(said.get("traceparent") or "")
+    known = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
+    return Word(namespace, service.removesuffix(contract.SUFFIX_WORKERS), waiting, sender, known)
 
 
 def key_matches(authorization: str, key_file: Path) -> bool:

@@ -31,7 +31,8 @@ HEALTH_STATUS: Final = "/health/status"
 METRICS: Final = "/metrics"
 DEMAND_PATH: Final = "/demand"
 """On DEMAND_PORT: a POST of {"namespace", "service", "waiting", "sender"}, with the key that both have mounted. 200
-from the operator that leads, 503 from one that stands by (and keeps it in mind)."""
+from the operator that leads, 503 from one that stands by (and keeps it in mind). Besides, where there is one,
+"traceparent" (W3C's) of a request that waits: the visit that follows is linked to it."""
 VIEWS_PATH: Final = "/views"
 """On DEMAND_PORT, with the same key: a POST of how one gateway sees the replicas of every service: {"sender",
 "services": [{"namespace", "service", "sound": how many it would send requests to, "in_flight": requests that replicas

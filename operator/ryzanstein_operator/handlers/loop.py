@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+from ryzanstein_operator import logs
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.cluster.apply import Executor, NotLeadingError, Outcome
 from ryzanstein_operator.cluster.cache import NODES_VISIT, ROUTES_VISIT, Cache, Key, key_of
@@ -28,6 +29,7 @@ from ryzanstein_operator.handlers.queue import SETTLE_SECONDS, WorkQueue
 from ryzanstein_operator.handlers.scaler import Scaler
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
+from ryzanstein_operator.trace import About, Tracer, Visit, Wakers, current
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +61,12 @@ class Loop:
         demands: Demands,
         views: Views,
         scaler: Scaler,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings, self._cache, self._observer = settings, cache, observer
         self._executor, self._lease, self._metrics, self._demands = executor, lease, metrics, demands
         self._views, self._nodes, self._scaler = views, NodeHealth(cache, views, settings), scaler
+        self._tracer, self._woken = tracer or Tracer(), Wakers()
         # What is over all services, routes and nodes, does not wait behind a thousand of them.
         self._queue: WorkQueue[Key] = WorkQueue(first=lambda key: not key.namespace)
         self._refused: dict[Key, dict[Ref, str]] = {}
@@ -91,11 +95,12 @@ class Loop:
             else:
                 await self._queue.add(key, SIGHT_SECONDS if key == NODES_VISIT else SETTLE_SECONDS)
 
-    async def heard(self, service: Key, sender: str, waiting: int) -> Heard:
+    async def heard(self, service: Key, sender: str, waiting: int, traceparent: str = "") -> Heard:
         """Take in what a gateway says, and visit the service at once. A standby keeps it in mind."""
         if self._cache.get(SERVICES, service.namespace, service.name) is None:
             return Heard.UNKNOWN
         self._demands.tell(service, sender, waiting)
+        self._woken.by(service, traceparent)
         await self._queue.add(service)
         return Heard.LEADING if self._lease.held() and not self.fault else Heard.STANDBY
 
@@ -165,9 +170,12 @@ class Loop:
         while True:
             await self._until_leading()
             key = await self._queue.take()
-            self._metrics.queue_wait.observe(self._queue.waited(key))
+            waited = self._queue.waited(key)
+            self._metrics.queue_wait.observe(waited)
+            visit = self._tracer.visit(About(key.namespace, key.name, waited), self._woken.of(key))
             try:
-                await self._visit(key)
+                with visit, logs.about(key=str(key), trace_id=visit.id):
+                    await self._visit(key, visit)
             finally:
                 await self._queue.done(key)
 
@@ -177,7 +185,7 @@ class Loop:
             await asyncio.sleep(LEAD_POLL_SECONDS)
             self._queue.open()
 
-    async def _visit(self, key: Key) -> None:
+    async def _visit(self, key: Key, visit: Visit) -> None:
         started = time.monotonic()
         try:
             outcome = await self._reconcile(key)
@@ -190,9 +198,11 @@ class Loop:
             self._metrics.reconcile_errors.inc()
             delay = await self._queue.retry(key)
             self._metrics.queue_retries.inc()
-            extra = {"key": str(key), "retry_seconds": round(delay, 1), "error": str(error)}
+            extra = {"retry_seconds": round(delay, 1), "error": str(error)}
             logger.error("A visit failed", extra=extra, exc_info=None if isinstance(error, ApiError) else error)
-        self._metrics.visited(time.monotonic() - started, result)
+        seconds = time.monotonic() - started
+        self._metrics.visited(seconds, result, visit.id if visit.ended(result) else "")
+        logger.debug("A visit has ended", extra={"result": result, "seconds": round(seconds, 4)})
 
     async def _reconcile(self, key: Key) -> Outcome:
         if key == ROUTES_VISIT:
@@ -200,7 +210,8 @@ class Loop:
             return await self._carry_out(key, reconcile_routes(services, self._observer.routes(), self._settings), None)
         if key == NODES_VISIT:
             return await self._look_after_nodes()
-        observed = await self._observer.observe(key, self._refused.get(key, {}))
+        with current().phase("observe"):
+            observed = await self._observer.observe(key, self._refused.get(key, {}))
         if observed is None:
             self._refused.pop(key, None)
             self._queue.forget(key)
@@ -209,10 +220,13 @@ class Loop:
         nodes = self._nodes
         observed = replace(observed, views=self._views.of(key), nodes=nodes.verdicts, lost_nodes=nodes.lost(key))
         now = datetime.now(UTC)
-        observed = replace(observed, decision=self._scaler.visit(key, observed, now))
-        outcome = await self._carry_out(key, reconcile(observed, self._settings, now), observed.service)
+        with current().phase("decide"):
+            observed = replace(observed, decision=self._scaler.visit(key, observed, now))
+            plan = reconcile(observed, self._settings, now)
+        outcome = await self._carry_out(key, plan, observed.service)
         self._scaler.carried_out(key, done=not (outcome.again or outcome.refused))
         if observed.demand is not None:
+            current().noted(demand_waiting=observed.demand.waiting)
             self._demands.spoken(key)
         return outcome
 
@@ -228,8 +242,10 @@ class Loop:
 
     async def _carry_out(self, key: Key, plan: Plan, about: Manifest | None) -> Outcome:
         if plan.contains_actions():
-            logger.info("Carrying out a plan", extra={"key": str(key), "actions": list(plan.details)})
-        outcome = await self._executor.execute(plan, about)
+            logger.info("Carrying out a plan", extra={"actions": list(plan.details)})
+            current().noted(actions=len(plan.actions))
+        with current().phase("apply"):
+            outcome = await self._executor.execute(plan, about)
         if plan.again_after is not None:
             # A moment that has come does not press what has just failed: that has a backoff of its own.
             failed = bool(outcome.again or outcome.refused)

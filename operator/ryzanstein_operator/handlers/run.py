@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import Coroutine
@@ -33,6 +34,7 @@ from ryzanstein_operator.handlers.watch import NODE_SCOPE, handle_signals, scope
 from ryzanstein_operator.health import Answer, HealthServer, Probes
 from ryzanstein_operator.settings import Settings
 from ryzanstein_operator.telemetry import Metrics
+from ryzanstein_operator.trace import Tracer, current, is_enabled
 from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ _WATCH: Final = "watch"
 class Operator:
     """One operator process on one event loop."""
 
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, tracer: Tracer | None = None) -> None:
         self._cluster, self._settings = cluster, settings
         self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
         self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
@@ -59,7 +61,9 @@ class Operator:
         observer = Observer(cluster, cache, settings, demands.of)
         views = Views()
         scaler = Scaler(settings.namespace, views.idle_seconds, self._decided)
-        self._loop = Loop(settings, cache, observer, executor, self._lease, self._metrics, demands, views, scaler)
+        self._loop = Loop(
+            settings, cache, observer, executor, self._lease, self._metrics, demands, views, scaler, tracer
+        )
         self._prometheus = Prometheus(settings.prometheus) if settings.prometheus else None
         self._sampling = Sampling(self._prometheus, scaler, self._metrics, self._leads, self._loop.wake)
         self._figures = Figures(cache, views, self._lease, self._loop.backlog, self._metrics)
@@ -171,7 +175,7 @@ class Operator:
 
     def hear(self, word: Word) -> Heard:
         """What a gateway says, asked from the doorbell's threads. Raises TimeoutError."""
-        heard = self._loop.heard(Key(word.namespace, word.service), word.sender, word.waiting)
+        heard = self._loop.heard(Key(word.namespace, word.service), word.sender, word.waiting, word.traceparent)
         return asyncio.run_coroutine_threadsafe(heard, self._event_loop).result(HEAR_SECONDS)
 
     def hear_view(self, view: GatewayView) -> Heard:
@@ -185,6 +189,9 @@ class Operator:
 
     def _called(self, call: Call) -> None:
         self._metrics.requested(subject_of(call).verb, call.status, call.seconds, again=call.attempt > 1)
+        current().called(call)
+        extra = {"call": f"{call.method} {call.path}", "status": call.status, "seconds": round(call.seconds, 4)}
+        logger.debug("A call to the API server has ended", extra=extra)
 
     def _decided(self, service: Key, before: int, decision: Decision) -> None:
         active = decision.active in (Reason.METRICS_READ, Reason.AT_ZERO)
@@ -207,8 +214,9 @@ def _identity(settings: Settings) -> str:
 async def serve(settings: Settings, host: str, port: int, demand_port: int = contract.DEMAND_PORT) -> None:
     """Run the operator with its health server until it is told to stop. Raises what ended it."""
     cluster = await Cluster.connect()
+    tracer = _tracer(settings)
     try:
-        operator = Operator(cluster, settings)
+        operator = Operator(cluster, settings, tracer)
         with contextlib.ExitStack() as servers:
             servers.enter_context(HealthServer(operator.probes, host, port))
             if settings.demand_key_file is not None:
@@ -217,4 +225,14 @@ async def serve(settings: Settings, host: str, port: int, demand_port: int = con
                 servers.enter_context(bell)
             await operator.run()
     finally:
+        await tracer.close()
         await cluster.close()
+
+
+def _tracer(settings: Settings) -> Tracer:
+    """Who makes traces: nobody, unless the standard variables ask for them."""
+    if not is_enabled(os.environ):
+        return Tracer()
+    from ryzanstein_operator.tracing import Tracing
+
+    return Tracing(settings.pod_name, os.environ)

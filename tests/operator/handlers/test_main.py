@@ -82,6 +82,28 @@ def test_an_operator_whose_lease_was_taken_ends_to_be_started_anew(
     assert (fake_api.get("Lease", "release", "ryzanstein-operator") or {})["spec"]["holderIdentity"] == "thief"
 
 
+@pytest.mark.slow
+def test_the_logs_level_changes_without_a_restart(fake_api: FakeApi, start: Callable[[str], OperatorProcess]) -> None:
+    process = start("one")
+    wait_until(lambda: process.leads, 20, "the lead")
+    process.process.send_signal(signal.SIGUSR2)  # no change
+    assert {record["level"] for record in process.records()} <= {"info", "warning"}
+    process.process.send_signal(signal.SIGUSR1)
+    process.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "debug" in {record["level"] for record in process.records()}, 10, "a line of debugging")
+    process.process.send_signal(signal.SIGUSR2)
+    words = "The log's level is {} from now on"
+    wait_until(lambda: words.format("info") in [record["message"] for record in process.records()], 10, "the change")
+    told = [record["message"] for record in process.records()]
+    assert (told.count(words.format("debug")), told.count(words.format("info"))) == (1, 1)
+    after = len(told)
+    fake_api.put(a_service("first"))
+    wait_until(lambda: has_children(fake_api, "first"), what="the service's children")
+    assert "debug" not in {record["level"] for record in process.records()[after:]}
+    assert {record["key"] for record in process.records()[after:] if "actions" in record} >= {"team/first"}
+    assert process.end(signal.SIGTERM)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
