@@ -3,19 +3,15 @@
 from typing import Final
 
 from ryzanstein_dashboards.model import Dashboard, Kind, Panel, Query, Row, Step, Variable
-from ryzanstein_dashboards.promql import aggregated, or_zero, quantile, rate, select
-from ryzanstein_dashboards.shapes import ANY_IS_BAD, TOKENS_A_SECOND, line, quantiles, stat
+from ryzanstein_dashboards.promql import aggregated, or_zero, quantile, rate
+from ryzanstein_dashboards.scaling import SCALING, SIZES
+from ryzanstein_dashboards.shapes import ANY_IS_BAD, line, quantiles, stat
 
-_CHOSEN: Final = 'namespace=~"$namespace", name=~"$inference_service"'
-_SERVED: Final = 'namespace=~"$namespace", inference_service=~"$inference_service"'
-_NAMED: Final = "{{namespace}}/{{name}}"
-_SERVICE: Final = "namespace, inference_service"
-_SCALED: Final = "no service has spec.autoscaling"
-_SIZES: Final = "ryzanstein_operator_ready_replicas"
+_IDLE: Final = "the operator had nothing to do lately"
 
 VARIABLES: Final = (
-    Variable("namespace", "Namespace", _SIZES, "namespace", many=True),
-    Variable("inference_service", "InferenceService", f'{_SIZES}{{namespace=~"$namespace"}}', "name", many=True),
+    Variable("namespace", "Namespace", SIZES, "namespace", many=True),
+    Variable("inference_service", "InferenceService", f'{SIZES}{{namespace=~"$namespace"}}', "name", many=True),
 )
 
 _NOW: Final = Row(
@@ -32,7 +28,7 @@ _NOW: Final = Row(
         stat("Waiting visits", "Keys that are due for a visit and wait for a free worker.", "short",
              aggregated("max", "ryzanstein_operator_queue_depth")),
         stat("Visit, 95th percentile", "95 of 100 visits take no longer.", "s",
-             quantile(0.95, "ryzanstein_operator_reconcile_duration_seconds")),
+             quantile(0.95, "ryzanstein_operator_reconcile_duration_seconds"), quiet=_IDLE),
         stat("Age of what is known", "For how long a change that was made has not come back through the watch.", "s",
              aggregated("max", "ryzanstein_operator_watch_freshness_seconds"),
              steps=(Step(30, "orange"), Step(60, "red"))),
@@ -48,6 +44,7 @@ _VISITS: Final = Row(
             "Time of a visit",
             "From the look at the cluster to the last write.",
             "ryzanstein_operator_reconcile_duration_seconds",
+            quiet=_IDLE,
         ),
         Panel(
             "Visits",
@@ -67,6 +64,7 @@ _VISITS: Final = Row(
             "Wait for a visit",
             "How much later than due a visit begins.",
             "ryzanstein_operator_queue_wait_seconds",
+            quiet=_IDLE,
         ),
         Panel(
             "Queue",
@@ -137,95 +135,6 @@ _CALLS: Final = Row(
     ),
 )  # fmt: skip
 
-_SCALING: Final = Row(
-    "Autoscaling",
-    (
-        Panel(
-            "Replicas",
-            "Wanted, ready, and the most that spec.autoscaling allows.",
-            "short",
-            (
-                Query(aggregated("max", select("ryzanstein_operator_desired_replicas", _CHOSEN), "namespace, name"),
-                      f"{_NAMED} wanted"),
-                Query(aggregated("max", select(_SIZES, _CHOSEN), "namespace, name"), f"{_NAMED} ready"),
-                Query(aggregated("max", select("ryzanstein_operator_max_replicas", _CHOSEN), "namespace, name"),
-                      f"{_NAMED} most", _SCALED),
-            ),
-        ),
-        line(
-            "Decisions",
-            "Decisions about sizes by direction; held where the targets could not be read.",
-            "ops",
-            rate("ryzanstein_operator_scaling_decisions_total", _CHOSEN, "namespace, name, direction"),
-            f"{_NAMED} {{{{direction}}}}",
-            quiet=_SCALED,
-        ),
-        line(
-            "Targets can be read",
-            "1 while a service's size follows its targets, 0 while it is held (condition ScalingActive).",
-            "short",
-            aggregated("min", select("ryzanstein_operator_scaling_active", _CHOSEN), "namespace, name"),
-            _NAMED,
-            quiet=_SCALED,
-        ),
-        Panel(
-            "Target WaitingRequests",
-            "Requests that wait at the gateways and in the replicas; the target's value is for each replica.",
-            "short",
-            (
-                Query(aggregated("sum", select("ryzanstein_num_requests_waiting", _SERVED), _SERVICE),
-                      "{{namespace}}/{{inference_service}} in replicas"),
-                Query("sum by (model) (ryzanstein_gateway_queue_length)", "{{model}} at the gateways",
-                      "no request has had to wait yet"),
-            ),
-        ),
-        Panel(
-            "Target KVCacheUsagePercent",
-            "Mean share of key-value blocks in use over the replicas.",
-            "percentunit",
-            (Query(aggregated("avg", select("ryzanstein_kv_cache_usage_perc", _SERVED), _SERVICE),
-                   "{{namespace}}/{{inference_service}}"),),
-            span=4, maximum=1,
-        ),
-        line(
-            "Target TokensPerSecond",
-            "Generated tokens of all replicas; the target's value is for each.",
-            TOKENS_A_SECOND,
-            rate("ryzanstein_generation_tokens_total", _SERVED, _SERVICE),
-            "{{namespace}}/{{inference_service}}",
-            span=4,
-        ),
-        line(
-            "Target TimeToFirstTokenMillis",
-            "95th percentile of the time to the first token.",
-            "s",
-            quantile(0.95, "ryzanstein_time_to_first_token_seconds", _SERVED, _SERVICE),
-            "{{namespace}}/{{inference_service}}",
-        ),
-        quantiles(
-            "Time of a query to Prometheus",
-            "For a target of autoscaling, failed ones included.",
-            "ryzanstein_operator_prometheus_query_duration_seconds",
-            quiet=_SCALED,
-        ),
-        line(
-            "Queries to Prometheus that failed",
-            "Queries that brought no number that can be used, by why.",
-            "ops",
-            rate("ryzanstein_operator_prometheus_query_failures_total", by="why"),
-            "{{why}}",
-            quiet="every query brought a number",
-        ),
-        line(
-            "Deleted pods",
-            "Pods deleted because of their node.",
-            "ops",
-            rate("ryzanstein_operator_failover_deletions_total"),
-            "deleted",
-        ),
-    ),
-)  # fmt: skip
-
 _HEALTH: Final = Row(
     "Services and nodes",
     (
@@ -252,6 +161,6 @@ CONTROL: Final = Dashboard(
     uid="ryzanstein-operator",
     title="Ryzanstein: operator",
     description="The operator: its visits, its calls to the API server, its leadership, and how it sizes services.",
-    rows=(_NOW, _VISITS, _CALLS, _SCALING, _HEALTH),
+    rows=(_NOW, _VISITS, _CALLS, SCALING, _HEALTH),
     variables=VARIABLES,
 )
