@@ -18,6 +18,7 @@ from flows import PROMETHEUS, SCRAPES, Flow
 from ryzanstein_gateway.settings import read_settings
 from ryzanstein_operator.cluster.resources import cluster_rules
 from ryzanstein_operator.desired.traces import trace_environment
+from ryzanstein_operator.trace import is_enabled
 
 # Helm may have to be built first.
 pytestmark = [pytest.mark.helm, pytest.mark.timeout(chart.BUILD_SECONDS + 60)]
@@ -119,14 +120,13 @@ def test_traces_reach_the_collector_alone_and_only_where_the_chart_knows_one() -
     inside = operated.Deployed(chart.render(*told, labelled), "ryzanstein")
     anywhere = operated.Deployed(chart.render(*told), "ryzanstein")
     nowhere = operated.Deployed(chart.installed(), "ryzanstein")
-    for source in (flows.GATEWAY, flows.WORKER):
+    for source in (flows.GATEWAY, flows.WORKER, flows.OPERATOR):
         collector, outside = Flow(source, PROMETHEUS, 4318, True, ""), Flow(source, flows.OUTSIDE, 4318, False, "")
         assert (inside.passes(collector), inside.passes(outside)) == (True, False)
         assert (anywhere.passes(collector), anywhere.passes(outside)) == (True, True)
         assert (nowhere.passes(collector), nowhere.passes(outside)) == (False, False)
         assert inside.passes(Flow(source, flows.DNS, 53, True, "", "UDP"))
         assert not inside.passes(Flow(source, PROMETHEUS, 4317, False, ""))
-    assert not inside.passes(Flow(flows.OPERATOR, PROMETHEUS, 4318, False, "")), "it makes no traces"
 
 
 def test_gateway_and_operator_are_told_the_same_of_traces() -> None:
@@ -137,6 +137,10 @@ def test_gateway_and_operator_are_told_the_same_of_traces() -> None:
     workers = {one["name"]: one["value"] for one in trace_environment(tracing)}
     assert gateway.items() >= (workers | {"OTEL_SERVICE_NAME": "ryzanstein-gateway"}).items()
     assert read_settings(gateway).traces
+    operator = chart.environment(chart.one(manifests, "Deployment", "ryzanstein-operator"))
+    assert operator.items() >= (workers | {"OTEL_SERVICE_NAME": "ryzanstein-operator"}).items()
+    assert is_enabled(operator)
+    assert not is_enabled(chart.environment(chart.one(chart.installed(), "Deployment", "ryzanstein-operator")))
     assert operated.settings_of(chart.installed()).tracing is None
 
 
