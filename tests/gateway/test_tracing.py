@@ -257,7 +257,9 @@ async def test_one_trace_leads_from_the_client_through_the_gateway_into_the_engi
     assert (queue.end, prefill.end) == (prefill.begin, decode.begin)
     assert decode.attributes["gen_ai.usage.output_tokens"] == 6
     assert decode.attributes["gen_ai.response.finish_reasons"] == ["length"]
-    assert len(decode.events) == decode.attributes["ryzanstein.engine.steps"] - 1, "the first token ends the prefill"
+    assert len(prefill.events) == 1, "the first token ends the prefill"
+    assert len(decode.events) == decode.attributes["ryzanstein.engine.steps"] == 5
+    assert {about["ryzanstein.engine.batch_size"] for _, about in prefill.events + decode.events} == {1}
     assert inner.attributes["gen_ai.usage.output_tokens"] == server.attributes["gen_ai.usage.output_tokens"] == 6
     assert inner.attributes["gen_ai.usage.input_tokens"] == prefill.attributes["gen_ai.usage.input_tokens"] > 0
     assert inner.attributes["ryzanstein.request.id"] == reply.headers["x-request-id"]

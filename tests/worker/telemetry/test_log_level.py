@@ -19,7 +19,7 @@ from ryzanstein_worker.contract import COMPLETIONS
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CHANGED = "the log's level is changed"

@@ -17,7 +17,7 @@ from ryzanstein_worker.telemetry.catalogue import catalogue
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 
 REQUESTS, TOKENS = 12, 8
 PROMPTS = [[3 + number, *range(40, 50 + 7 * number)] for number in range(REQUESTS)]

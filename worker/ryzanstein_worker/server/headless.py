@@ -37,7 +37,7 @@ class _Headless:
         engine = config.engine
         self._config = config
         self._group = group
-        self._metrics = ServerMetrics(config.served_model_name)
+        self._metrics = ServerMetrics(config.served_model_name, serves=False)
         self._guard = Guard(engine.device, self._metrics)
         capacity = Capacity(engine.max_num_seqs, engine.max_queued_requests)
         self._probes = Probes(capacity, nnodes=engine.nnodes, accelerator_fault=self._guard.fault)

@@ -46,14 +46,16 @@ ABORTED_BY: Final[tuple[AbortedBy, ...]] = get_args(AbortedBy)
 class ServerMetrics:
     """Counters and histograms of one served model. Thread-safe, as prometheus_client is."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, *, serves: bool = True) -> None:
+        """`serves`: whether requests come here; else there is nothing to be told of any."""
         # A second series for each counter and histogram, which no scraper of ours reads. Of the library, for good.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=False)
         self.model_name = model_name
-        self._add_counters()
-        self._add_moments()
-        self._add_sizes()
+        if serves:
+            self._add_counters()
+            self._add_moments()
+            self._add_sizes()
 
     def _add_counters(self) -> None:
         self._prompt = self._counter(
