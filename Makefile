@@ -90,6 +90,10 @@ bench-gateway: venv ## The gateway against nginx and LiteLLM's proxy: latency, t
 bench-operator: venv ## 1,000 services against 1,000 Deployments on a real API server (BENCH_ARGS="--services 100")
 	PYTHONPATH=tests/support $(BIN)/python -m bench.operator $(BENCH_ARGS)
 
+.PHONY: bench-autoscaling
+bench-autoscaling: venv ## Our sizes against HPA's and KEDA's over the same loads, simulated (BENCH_ARGS="--only burst")
+	PYTHONPATH=tests/support $(BIN)/python -m bench.autoscaling $(BENCH_ARGS)
+
 .PHONY: tools
 tools: ## Helm, from its Go module; prometheus and promtool, from Debian's package
 	@$(CLUSTER) tools helm prometheus promtool >/dev/null || $(CLUSTER) tools helm prometheus promtool

@@ -1,14 +1,16 @@
 """Windows and policies are HPA's, with its defaults, its documented examples and its order."""
 
 import itertools
+import random
 
 import pytest
 
+from plain_hpa import PlainHpa
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.pace import MOST, least, most, remembered
 from ryzanstein_operator.decide.scale import decide
 from ryzanstein_operator.decide.sizing import Memory
-from scale_builders import WAITING, Loop, policy, scaled, seen
+from scale_builders import TOKENS, WAITING, Loop, policy, scaled, seen
 
 NO_WINDOW = {"stabilizationWindowSeconds": 0}
 
@@ -22,6 +24,20 @@ def test_by_default_all_may_go_at_once_after_five_minutes() -> None:
     loop = Loop(scaled(WAITING), current=40)
     assert set(loop.steady(0, seconds=300)) == {40}
     assert loop.step(0).replicas == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_the_defaults_every_size_is_that_of_hpa(seed: int) -> None:
+    """Of one written apart from our code, over a walk of loads with all replicas ready at each sync."""
+    chance = random.Random(seed)
+    high = chance.choice([5, 20, 60])
+    loop = Loop(scaled(WAITING, TOKENS, maxReplicas=high), current=chance.randint(1, high))
+    hpa, size, waiting = PlainHpa(1, high), loop.current, 0
+    for _ in range(100):
+        waiting = max(0, waiting + chance.choice([-20, -3, 0, 0, 3, 25]))
+        tokens = chance.uniform(0, 100 * high * chance.choice([0.3, 1, 1.2]))
+        size = hpa.size(size, [(waiting, 4), (tokens, 100)], loop.now)
+        assert loop.step(waiting, tokens).replicas == size
 
 
 def test_decisions_in_between_do_not_add_to_what_a_period_allows() -> None:
