@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -123,8 +124,10 @@ async def load(cluster: LocalCluster) -> None:
             while time.monotonic() < end:
                 text = f"One of several clients, number {number}, asks for the name of"
                 body = {"model": MODEL, "prompt": text, "max_tokens": 24, "ignore_eos": True, "stream": True}
-                answer = await http.post("/v1/completions", json=body)
-                assert answer.status_code in (200, 503), answer.text  # 503: all replicas are full
+                # A replica that is full refuses, a stream whose replica was killed may find no room at the other.
+                with contextlib.suppress(httpx.RemoteProtocolError):
+                    answer = await http.post("/v1/completions", json=body)
+                    assert answer.status_code in (200, 503), answer.text
 
     async with cluster.gateway.client() as stranger:
         answer = await stranger.get("/v1/models", headers={"authorization": "Bearer none"})
