@@ -112,6 +112,25 @@ def test_every_series_bears_the_labels_of_the_contract(page: str, tmp_path: Path
     assert lie.items() >= worker.items(), "a worker speaks for no other"
 
 
+def test_the_documented_jobs_for_any_prometheus_are_the_charts(tmp_path: Path) -> None:
+    page = (chart.ROOT / "docs/autoscaling.md").read_text()
+    (block,) = [part.partition("```")[0] for part in page.split("```yaml\n") if part.startswith("scrape_configs:")]
+    (tmp_path / "config.yaml").write_text(block)
+    said = realprometheus.promtool("check", "config", str(tmp_path / "config.yaml"))
+    assert said.returncode == 0, said.stderr
+    told = {job["job_name"]: job for job in yaml.safe_load(block)["scrape_configs"]}
+    for job in yaml.safe_load(scraped.config(rendered())["prometheus.yaml"])["scrape_configs"]:
+        if "kubernetes_sd_configs" not in job:
+            continue
+        documented = told.pop(job["job_name"])
+        assert documented.get("honor_labels", False) is job["honor_labels"]
+        assert [rule for rule in job["relabel_configs"] if rule not in documented["relabel_configs"]] == []
+        (here,), (there,) = documented["kubernetes_sd_configs"], job["kubernetes_sd_configs"]
+        labels = [set(discovery["selectors"][0]["label"].split(",")) for discovery in (here, there)]
+        assert labels[0] == {label for label in labels[1] if "/instance=" not in label}
+    assert told == {}
+
+
 def test_the_operator_is_told_where_metrics_are() -> None:
     own = operated.settings_of(rendered())
     assert own.prometheus is not None
