@@ -23,6 +23,7 @@ from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.prefix import MOST_BYTES, piece_keys
 from ryzanstein_gateway.proxy import Errand, Proxy
 from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.trace import current
 
 if TYPE_CHECKING:  # not loaded by a gateway that does not trace
     from ryzanstein_gateway.tracing import Tracing
@@ -87,6 +88,7 @@ class Pipeline:
         self._metrics.size.labels(route.model).observe(len(generation.body))
         if self._tracing is not None:
             exchange.trace = self._tracing.begin(exchange, generation.path, route.model)
+            current.set(exchange.trace)
         errand = Errand(
             route,
             generation.path,

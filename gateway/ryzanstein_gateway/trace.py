@@ -4,6 +4,7 @@ tracing.py is the one who does. Knows nothing of OpenTelemetry, so that a gatewa
 """
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Final
 
@@ -46,6 +47,8 @@ class Trace:
     """The trace's, 32 hex digits; empty where there is none."""
     sampled: bool = False
     """Whether the trace is kept: who looks for it will find it."""
+    parent: str = ""
+    """W3C's traceparent of the request's own span, for who acts because of it; empty where the trace is not kept."""
 
     def admitted(self) -> None:
         """The request may go on; it may have waited until now."""
@@ -60,3 +63,5 @@ class Trace:
 
 _NO_ATTEMPT: Final = Attempt()
 UNTRACED: Final = Trace()
+current: Final[ContextVar[Trace]] = ContextVar("current", default=UNTRACED)
+"""The request that this task works for, for those who are told of none."""

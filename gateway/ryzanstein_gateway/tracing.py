@@ -95,13 +95,14 @@ class Tracing:
 class RequestTrace(Trace):
     """One request's span and what hangs on it."""
 
-    __slots__ = ("_context", "_lost", "_queued_at", "_tracer", "id", "sampled", "span")
+    __slots__ = ("_context", "_lost", "_queued_at", "_tracer", "id", "parent", "sampled", "span")
 
     def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
         self._tracer = tracer
         self.span = span
         self.id = trace.format_trace_id(span.get_span_context().trace_id)
         self.sampled = span.get_span_context().trace_flags.sampled
+        self.parent = f"00-{self.id}-{trace.format_span_id(span.get_span_context().span_id)}-01" if self.sampled else ""
         self._context = trace.set_span_in_context(span, Context())
         self._queued_at = time.time_ns()
         self._lost: Link | None = None

@@ -13,6 +13,7 @@ import msgspec
 
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.routes import Route
+from ryzanstein_gateway.trace import current
 from ryzanstein_worker.contract import DEMAND_PATH
 
 INTERVAL_SECONDS: Final = 3.0
@@ -20,13 +21,15 @@ INTERVAL_SECONDS: Final = 3.0
 _log = logging.getLogger(__name__)
 
 
-class Demand(msgspec.Struct, frozen=True):
-    """What is told. `service` is the Service that the route names, `sender` this process."""
+class Demand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is told. `service` is the Service that the route names, `sender` this process; `traceparent` of the request
+    that was the first to find no replica, where it is traced."""
 
     namespace: str
     service: str
     waiting: int
     sender: str
+    traceparent: str = ""
 
 
 class Waker:
@@ -66,7 +69,8 @@ class Waker:
         # Once even if the first is gone again meanwhile: it did wait, and there was no replica. And no sooner again.
         number = max(1, waiting())
         while number:
-            await self._tell(Demand(*service, number, self._sender))
+            # A task has the context that it was started in: that of the request which called.
+            await self._tell(Demand(*service, number, self._sender, current.get().parent))
             await asyncio.sleep(self._interval)
             number = waiting()
 
