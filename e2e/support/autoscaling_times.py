@@ -60,17 +60,14 @@ def growth(release: Release, record: Recording, since: float) -> Split | None:
 
 def first_token_of(release: Release, record: Recording, pod: str, since: float) -> float | None:
     """When a client got the first token of a pod made after `since`, as the gateways' access logs say."""
-    address = record.addresses.get(pod)
-    if not address or record.steps[pod]["created"] < since:
+    if record.steps[pod]["created"] < since:
         return None
-    lines = release.kubectl(
-        "logs", "-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m"
-    ).splitlines()
-    told = [json.loads(line) for line in lines if f'"endpoint":"{address}:' in line.replace(" ", "")]
+    lines = release.kubectl("logs", "-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m").splitlines()
+    told = [json.loads(line) for line in lines if f'"endpoint":"{pod}"' in line]
     firsts = [
-        datetime.datetime.fromisoformat(one["ts"]).timestamp() + (one["first_byte_ms"] - one["duration_ms"]) / 1000
+        datetime.datetime.fromisoformat(one["time"]).timestamp() + (one["first_byte_ms"] - one["duration_ms"]) / 1000
         for one in told
-        if one.get("first_byte_ms")
+        if "first_byte_ms" in one
     ]
     return min(firsts) - time.time() + time.monotonic() if firsts else None
 

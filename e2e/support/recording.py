@@ -23,8 +23,6 @@ class Recording:
     sizes: (moment, desired, ready) whenever one of the two numbers changes."""
 
     steps: dict[str, dict[str, float]] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
-    """Of each pod."""
     sizes: list[tuple[float, int, int]] = field(default_factory=list)
 
     def take(self, seen: Manifest) -> None:
@@ -41,7 +39,6 @@ class Recording:
         steps = self.steps.setdefault(name, {})
         done = {one["type"] for one in status.get("conditions", ()) if one["status"] == "True"}
         running = any("running" in one.get("state", {}) for one in status.get("containerStatuses", ()))
-        self.addresses[name] = status.get("podIP", "") or self.addresses.get(name, "")
         for step, reached in zip(_STEPS, (True, "PodScheduled" in done, running, "Ready" in done), strict=True):
             if reached:
                 steps.setdefault(step, now)
