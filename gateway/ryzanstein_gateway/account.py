@@ -10,6 +10,7 @@ from ryzanstein_gateway.exchange import Exchange
 from ryzanstein_gateway.exemplars import Exemplars
 from ryzanstein_gateway.logs import AccessEntry, log_access
 from ryzanstein_gateway.metrics import DURATION, FIRST_BYTE, FIRST_TOKEN, Metrics
+from ryzanstein_gateway.page import UI
 from ryzanstein_gateway.recent import Recent
 
 if TYPE_CHECKING:  # not loaded by a gateway that does not trace
@@ -32,6 +33,8 @@ class Account:
         """A request has ended."""
         now = time.perf_counter()
         self._metrics.requests.labels(exchange.model, str(exchange.status), exchange.protocol).inc()
+        if exchange.path.startswith(UI) and exchange.status < 400:  # asked every two seconds: not worth a line
+            return
         if self._tracing is not None:
             self._tracing.end(exchange)
         if exchange.model:

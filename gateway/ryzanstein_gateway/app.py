@@ -1,7 +1,7 @@
 """The gateway's HTTP application: plain ASGI, a route table, one way in.
 
-Every request passes the key check before anything else is looked at. Knows the API's paths and the order of steps;
-the steps themselves live in auth, limits and pipeline.
+Every request passes the key check before anything else is looked at; the page's files alone need no key. Knows the
+API's paths and the order of steps; the steps themselves live in auth, limits and pipeline.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ from ryzanstein_gateway.exchange import Exchange, Receive, Reply, Scope, Send
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.limits import ClientGone, check_content_type, check_length, read_body
 from ryzanstein_gateway.metrics import Metrics
+from ryzanstein_gateway.page import HEADERS, STATE, Files
+from ryzanstein_gateway.page_state import PageState
 from ryzanstein_gateway.pipeline import Pipeline, read_generation
 from ryzanstein_gateway.protocol import ABORT, GONE, Watch
 from ryzanstein_gateway.realtime import Realtime
@@ -74,6 +76,7 @@ class App:
         metrics: Metrics,
         settings: Settings,
         *,
+        page: PageState,
         digests: Callable[[], Mapping[str, frozenset[str]]],
         draining: Callable[[], bool],
     ) -> None:
@@ -81,6 +84,8 @@ class App:
         self._pipeline = pipeline
         self._metrics = metrics
         self._settings = settings
+        self._page = page
+        self._files = Files()
         self._digests = digests
         self._draining = draining
         self._bodies = Deadlines(settings.body_timeout_seconds)
@@ -128,6 +133,9 @@ class App:
             self._pipeline.account(exchange)
 
     async def _answer(self, exchange: Exchange, reply: Reply, receive: Receive, watch: Watch) -> None:
+        if exchange.method == "GET" and self._files.holds(exchange.path):
+            await self._files.send(exchange.path, reply)
+            return
         principal = self._authenticate(exchange)
         exchange.key_id = principal.key_id
         rule = _EXACT.get((exchange.method, exchange.path)) or _rule_of(exchange.method, exchange.path)
@@ -160,6 +168,11 @@ class App:
         """GET of every model that the key may use."""
         await call.reply.json(200, msgspec.json.encode(self.models(call.principal)))
 
+    async def show(self, call: Call) -> None:
+        """GET of what the built-in page shows."""
+        body = await self._page.answer(call.principal.key_sets)
+        await call.reply.json(200, body, ((b"cache-control", b"no-store"), *HEADERS))
+
     async def refuse_plain(self, call: Call) -> None:
         """Where a WebSocket is expected and none is asked for."""
         raise Refused(UPGRADE_REQUIRED)
@@ -174,6 +187,7 @@ RULES: Final = (
     Rule("POST", COMPLETIONS, App.complete),
     Rule("POST", CHAT_COMPLETIONS, App.complete),
     Rule("GET", REALTIME, App.refuse_plain),
+    Rule("GET", STATE, App.show),
     Rule("GET", MODELS, App.list_models),
     Rule("GET", MODELS + "/", App.get_model, prefix=True),
 )

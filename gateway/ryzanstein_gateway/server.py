@@ -32,6 +32,8 @@ from ryzanstein_gateway.line import capacity_of
 from ryzanstein_gateway.member import DEBUG, Channel, Place, Report, bind_shared
 from ryzanstein_gateway.metrics import HEARD, UNHEARD, Metrics
 from ryzanstein_gateway.operators import Operators
+from ryzanstein_gateway.overview import Reader
+from ryzanstein_gateway.page_state import PageState
 from ryzanstein_gateway.pipeline import Pipeline
 from ryzanstein_gateway.proxy import Proxy
 from ryzanstein_gateway.quota import Quota
@@ -123,7 +125,7 @@ class Gateway:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._account, tracing)
-            app = self._app(pipeline)
+            app = self._app(pipeline, self._page(stack))
             server, grpc_server = http_server(app, self._settings, self._certificate), self._grpc_server(app, pipeline)
             drain = background.create_task(self._drain(stop, server, grpc_server))
             if await self._may_listen(stop):
@@ -229,12 +231,18 @@ class Gateway:
         finally:
             gone.cancel()
 
-    def _app(self, pipeline: Pipeline) -> App:
+    def _page(self, stack: AsyncExitStack) -> PageState:
+        reader = Reader(self._operators)
+        stack.push_async_callback(reader.close)
+        return PageState(self._fleet, self._board.all, reader.now, socket.gethostname())
+
+    def _app(self, pipeline: Pipeline, page: PageState) -> App:
         return App(
             self._fleet,
             pipeline,
             self._metrics,
             self._settings,
+            page=page,
             digests=lambda: self._keys.digests,
             draining=lambda: self.draining,
         )

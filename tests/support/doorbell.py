@@ -12,7 +12,7 @@ from aiohttp import web
 from yarl import URL
 
 from ryzanstein_gateway.operators import Found, Operators
-from ryzanstein_worker.contract import DEMAND_PATH, VIEWS_PATH
+from ryzanstein_worker.contract import DEMAND_PATH, OVERVIEW_PATH, VIEWS_PATH
 
 KEY = "a-shared-key"
 
@@ -39,6 +39,10 @@ class Ear:
     status: int = 200
     hold: asyncio.Event | None = None
     heard: list[Heard] = field(default_factory=list)
+    overview: bytes = b'{"services": []}'
+    """What it answers to who asks for the overview."""
+    asked: int = 0
+    """How often that was."""
     refused: int = 0
     """Messages without the key."""
     _runner: web.AppRunner | None = None
@@ -52,6 +56,7 @@ class Ear:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_post(VIEWS_PATH, self._view)
         app.router.add_post(DEMAND_PATH, self._other)
+        app.router.add_get(OVERVIEW_PATH, self._overview)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port)
@@ -83,6 +88,12 @@ class Ear:
         if self.hold is not None:
             await self.hold.wait()
         return web.json_response({}, status=self.status)
+
+    async def _overview(self, request: web.Request) -> web.StreamResponse:
+        self.asked += 1
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return web.Response(status=401)
+        return web.Response(body=self.overview, status=self.status, content_type="application/json")
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({}, status=self.status)
