@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cluster
+import debian
 import demo
 import engine
 import existing
@@ -28,6 +29,9 @@ import images
 import release
 from console import Failure, explain, say, step
 from lab import Lab
+
+BROWSER = "chromium"
+"""Not linked into the cache as the others are: it is installed."""
 
 
 @contextmanager
@@ -131,7 +135,9 @@ def _run(lab: Lab, options: argparse.Namespace) -> None:
             for image in images.ensure(lab, engine.choose(lab, options.mode)):
                 say(image.name)
         case "tools":
-            go_tools.provide(lab, *options.names, prefer_own=True)
+            go_tools.provide(lab, *(name for name in options.names if name != BROWSER), prefer_own=True)
+            if BROWSER in options.names:
+                debian.browser(lab)
         case "status":
             _status(lab)
 
@@ -140,7 +146,7 @@ def _arguments() -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python3 e2e/cluster", description=__doc__, formatter_class=formatter)
     parser.add_argument("command", choices=["up", "demo", "down", "images", "tools", "status"])
-    parser.add_argument("names", nargs="*", choices=[*go_tools.NAMES, []], help="for tools: the programs")
+    parser.add_argument("names", nargs="*", choices=[*go_tools.NAMES, BROWSER, []], help="for tools: the programs")
     modes = ["auto", "stock", "offline"]
     parser.add_argument("--mode", choices=modes, default=os.environ.get("RYZANSTEIN_MODE", "auto"), help="which Docker")
     parser.add_argument("--kubeconfig", default="", help="use this cluster, which exists")

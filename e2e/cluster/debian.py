@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from console import Failure, ask, run, step
 from lab import Lab, digest
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _LEAN = ("doc", "man", "info", "locale")
 
 
@@ -14,8 +15,17 @@ def install(lab: Lab, programs: Mapping[str, str]) -> None:
     """Installs by apt what is missing; `programs` maps a command's name to its package."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = sorted({package for command, package in programs.items() if not shutil.which(command, path=path)})
-    if not missing:
-        return
+    if missing:
+        _get(lab, missing)
+
+
+def browser(lab: Lab) -> None:
+    """Chromium, for the tests of the gateway's page, and a font: without one it draws boxes."""
+    if not any(shutil.which(name) for name in BROWSERS):
+        _get(lab, ["chromium", "fonts-dejavu-core"])
+
+
+def _get(lab: Lab, missing: Sequence[str]) -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise Failure(f"missing here: {', '.join(missing)}; install them, or use a machine with Docker and a registry")
     log = lab.log("apt")
