@@ -125,7 +125,8 @@ class Gateway:
                 chores.append(background.create_task(self._tell(await Channel.open(self._place.channel), stop)))
             proxy = Proxy(self._fleet, pool, self._metrics, self._settings)
             pipeline = Pipeline(self._fleet, proxy, self._metrics, self.admission, self._account, tracing)
-            app = self._app(pipeline, self._page(stack))
+            self._page_state = self._page(stack)
+            app = self._app(pipeline, self._page_state)
             server, grpc_server = http_server(app, self._settings, self._certificate), self._grpc_server(app, pipeline)
             drain = background.create_task(self._drain(stop, server, grpc_server))
             if await self._may_listen(stop):

@@ -128,7 +128,10 @@ async def test_what_the_gateway_sees_stands_beside_what_the_operator_says(shown:
 async def test_all_who_look_cost_one_look_a_second(shown: PageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await shown.world.route("demo")
     await shown.state(KEY)
-    await asyncio.sleep(1.05)
+    monkeypatch.setattr("ryzanstein_gateway.page_state.FRESH_SECONDS", 30.0)
+    monkeypatch.setattr("ryzanstein_gateway.overview.FRESH_SECONDS", 30.0)
+    page = shown.world.gateway._page_state
+    page._made_at -= 60.0
     fleet, looks = shown.world.gateway._fleet, 0
     groups = fleet.groups
 
@@ -138,7 +141,7 @@ async def test_all_who_look_cost_one_look_a_second(shown: PageWorld, monkeypatch
         return groups()
 
     monkeypatch.setattr(fleet, "groups", counted)
-    monkeypatch.setattr(shown.world.gateway._teller, "look", None)  # it looks by the same means
+    monkeypatch.setattr(shown.world.gateway._teller, "look", asyncio.Event().wait)  # it looks by the same means
     asked = shown.ear.asked
     async with asyncio.timeout(10):
         states = await asyncio.gather(*(shown.state(KEY) for _ in range(50)))

@@ -4,17 +4,19 @@ import asyncio
 import itertools
 import json
 import os
+import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from browser import Page, browser_page
 from gateway_world import KEY, until, write_key
 from page_world import PageWorld, condition, overview, page_world, picture, pod
-from replica import Replica
+from replica import Answer, Replica
 from ryzanstein_operator.overview import EventRow
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600 if os.environ.get("RYZANSTEIN_PICTURES") else 150)]
@@ -282,6 +284,8 @@ async def test_every_situation_is_told_in_words_that_can_be_read_in_light_and_da
     for one, running, used in zip([*chats, *codes], (21, 17, 24, 6, 0), (0.61, 0.55, 0.72, 0.3, 0.0), strict=True):
         one.health |= {"running": running, "kv_cache_usage": used}
     codes[1].health |= {"beat_age": 4.1}
+    for one in (*chats, *codes):
+        one.answer = slowly(one)
     shown.ear.overview = many()
     busy = asyncio.create_task(load(shown))
     try:
@@ -313,6 +317,16 @@ async def test_every_situation_is_told_in_words_that_can_be_read_in_light_and_da
     finally:
         busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
+
+
+def slowly(one: Replica) -> Answer:
+    """Answers after a second or so."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.4 + 1.2 * random.random() ** 3)
+        return web.json_response(one.unary("chat"))
+
+    return answer
 
 
 async def load(shown: PageWorld) -> None:

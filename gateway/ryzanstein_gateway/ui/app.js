@@ -125,7 +125,7 @@ function scaling(told, now) {
   if (!one) return null;
   const bounds = `${number(one.min_replicas)} to ${number(one.max_replicas)} replicas`;
   const value = one.metric ? `${one.metric} is ${one.value || "not known"}, target ${one.target}` : "not decided yet";
-  const last = one.last_scale_time ? `last scaled ${ago(one.last_scale_time, now)}` : "";
+  const last = one.last_scale_time ? `Last scaled ${ago(one.last_scale_time, now)}` : "";
   const text = [bounds, value, one.message, last].filter(Boolean).join(". ");
   return el("p", { class: "scaling" }, el("strong", {}, "Autoscaling: "), text);
 }

@@ -56,7 +56,6 @@ export class Sparkline {
     for (const [name, value] of [["viewBox", `0 0 ${WIDTH} ${HEIGHT}`], ["class", "spark"], ["role", "img"],
       ["preserveAspectRatio", "none"]]) this.node.setAttribute(name, value);
     this.line.setAttribute("vector-effect", "non-scaling-stroke");
-    this.dot.setAttribute("r", "2.5");
     this.node.append(this.area, this.line, this.dot);
   }
 
@@ -72,8 +71,8 @@ export class Sparkline {
     this.line.setAttribute("points", text.join(" "));
     const last = points.at(-1);
     this.area.setAttribute("points", last ? `${points[0][0]},${HEIGHT} ${text.join(" ")} ${last[0]},${HEIGHT}` : "");
-    this.dot.setAttribute("cx", last ? last[0] : -9);
-    this.dot.setAttribute("cy", last ? last[1] : -9);
+    this.dot.setAttribute("r", last ? "2.5" : "0");
+    if (last) for (const [name, value] of [["cx", last[0]], ["cy", last[1]]]) this.dot.setAttribute(name, value);
     const label = known.length ? `now ${format(known.at(-1))}, at most ${format(Math.max(...known))}` : "nothing yet";
     this.node.setAttribute("aria-label", `${this.what} of the last minutes: ${label}`);
   }
