@@ -81,6 +81,7 @@ class Page:
 
 
 def test_the_sums_are_those_of_what_was_asked(worker: Worker) -> None:
+    assert Page.of(worker)("kv_blocks_free") == 256, "before the first request"
     asyncio.run(ask_all(worker.process.api))
     read = Page.of(worker)
     prompts, generated = sum(map(len, PROMPTS)), REQUESTS * TOKENS

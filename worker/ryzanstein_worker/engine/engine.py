@@ -45,7 +45,7 @@ class Engine:
         self._config = config
         self._executor = executor
         self._info = info
-        self._stats = EngineStats()
+        self._stats = EngineStats(kv_blocks_free=info.num_kv_blocks)
         self._streams: dict[str, asyncio.Queue[TokenOutput | GroupLost]] = {}
         self._lost: GroupLost | None = None
         self._ended = asyncio.Event()
