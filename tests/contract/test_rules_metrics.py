@@ -1,13 +1,14 @@
-"""Rules and runbooks ask for metrics, labels and words that the code has."""
+"""Rules, runbooks and the page about KEDA ask for metrics, labels and words that the code has."""
 
 import re
 from collections.abc import Iterator
 
 import promql_parser
+import yaml
 
 from promql import groupings, selectors
 from registries import families
-from rules import RUNBOOKS, alerts, blocks, records, rules
+from rules import ROOT, RUNBOOKS, alerts, blocks, records, rules
 from ryzanstein_gateway.line import Why
 from ryzanstein_gateway.migrate import Ending, Step
 from ryzanstein_operator.api.conditions import ConditionType
@@ -20,6 +21,7 @@ from ryzanstein_worker.contract import (
     SERIES_SERVICE,
 )
 
+SCALERS = ROOT / "docs" / "autoscaling-with-hpa-keda.md"
 ADDED = {"job", SERIES_NAMESPACE, SERIES_POD, SERIES_SERVICE, "le"}
 """By Prometheus, to all that it scrapes of us; `le` is of histograms' buckets."""
 LABELS = {series: ADDED | set(family.labels) for family in families() for series in family.series} | {"up": ADDED}
@@ -43,9 +45,18 @@ def asked() -> Iterator[tuple[str, str]]:
         for language, lines in blocks(page):
             if language == "promql":
                 yield from ((page.stem, line) for line in lines)
+    for language, lines in blocks(SCALERS):
+        manifest = yaml.safe_load("\n".join(lines)) if language == "yaml" else {}
+        for trigger in manifest.get("spec", {}).get("triggers", ()):
+            yield SCALERS.stem, trigger["metadata"]["query"]
 
 
 ASKED = tuple((asker, promql_parser.parse(query)) for asker, query in asked())
+
+
+def test_rules_runbooks_and_the_page_about_keda_are_all_asked() -> None:
+    askers = {asker for asker, _ in ASKED}
+    assert {SCALERS.stem, *alerts(), *records()} == askers
 
 
 def test_each_series_is_one_that_the_code_shows() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from apiserver import OPERATOR, ApiServer
 from external_metrics import ExternalMetric
@@ -18,6 +19,7 @@ from fakeapi import wait_until
 from fakekubelet import fake_kubelet
 from operator_process import OperatorProcess
 from operator_rights import grant, grant_nodes, install_crd
+from rules import ROOT, blocks
 from ryzanstein_operator.cluster.resources import PODS, SERVICES
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
@@ -143,6 +145,20 @@ def test_an_hpa_makes_it_grow_and_shrink_and_the_operator_follows(server: ApiSer
         if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
     }
     assert owners == {"kube-controller-manager"}, "the size is the autoscaler's alone"
+
+
+def test_the_hpa_of_the_page_is_taken(server: ApiServer) -> None:
+    (written,) = (
+        manifest
+        for language, lines in blocks(ROOT / "docs" / "autoscaling-with-hpa-keda.md")
+        if language == "yaml" and (manifest := yaml.safe_load("\n".join(lines)))["kind"] == "HorizontalPodAutoscaler"
+    )
+    taken = server.request("POST", f"{HPAS}?dryRun=All&fieldValidation=Strict", written)
+    assert taken["spec"]["scaleTargetRef"] == {
+        "apiVersion": SERVICES.api_version,
+        "kind": SERVICES.kind,
+        "name": "chat",
+    }
 
 
 def test_an_hpa_counts_groups_of_pods_not_pods(server: ApiServer, metric: ExternalMetric) -> None:
