@@ -7,14 +7,16 @@ Needs nothing but the operator's code; the same seeds give the same figures.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.autoscaling import plot, report
 from bench.autoscaling.plant import Make
-from bench.autoscaling.policies import Targets, policies
+from bench.autoscaling.policies import Ours, Targets, policies
 from bench.autoscaling.simulate import SCRAPE_SECONDS, SLO_SECONDS, Outcome, run
 from bench.autoscaling.traces import Trace, all_traces, burst, steady
+
+from ryzanstein_operator.api.autoscaling import ScalingPolicy
 
 HIGHEST = 20
 WAITING = 4
@@ -30,37 +32,43 @@ def targets_of(trace: Trace, *, waiting_alone: bool = False) -> Targets:
     return Targets(WAITING, tokens, trace.low, HIGHEST)
 
 
-def simulated(trace: Trace, start: float, seed: int, targets: Targets, scrape: float) -> list[Outcome]:
-    """Each policy once."""
-    return [run(trace, policy, Make(start), seed, scrape) for policy in policies(targets)]
+def simulated(
+    trace: Trace, starts: Sequence[float], seed: int, targets: Targets, scrape: float = SCRAPE_SECONDS
+) -> list[list[Outcome]]:
+    """For each start-up time each policy once, all over the same requests."""
+    requests = list(trace.requests(seed, Make(0.0).mean_tokens))
+    return [
+        [run(trace, requests, policy, Make(start), seed, scrape) for policy in policies(targets)] for start in starts
+    ]
 
 
 def table(
-    names: list[str], starts: list[float], seeds: int, pictures: Path | None, scrape: float = SCRAPE_SECONDS
+    names: Sequence[str], starts: Sequence[float], seeds: int, pictures: Path | None, scrape: float = SCRAPE_SECONDS
 ) -> Iterator[str]:
     """The rows; on the way the pictures, of the first seed."""
     for index, named in enumerate(all_traces(1)):
         if named.name not in names:
             continue
-        first: list[tuple[float, list[Outcome]]] = []
-        for start in starts:
-            found = []
-            for seed in range(1, seeds + 1):
-                trace = all_traces(seed)[index]
-                found.append(simulated(trace, start, seed, targets_of(trace), scrape))
-            first.append((start, found[0]))
-            for outcomes in zip(*found, strict=True):
-                yield report.row(named.title, start, outcomes)
+        traces = {seed: all_traces(seed)[index] for seed in range(1, seeds + 1)}
+        found = [simulated(trace, starts, seed, targets_of(trace), scrape) for seed, trace in traces.items()]
+        yield from _rows(named.title, starts, found)
         if pictures:
-            (pictures / f"{named.name}.svg").write_text(picture(named, first))
+            (pictures / f"{named.name}.svg").write_text(picture(named, starts, found[0]))
 
 
-def picture(trace: Trace, found: list[tuple[float, list[Outcome]]]) -> str:
+def _rows(title: str, starts: Sequence[float], found: list[list[list[Outcome]]]) -> Iterator[str]:
+    """found: by seed, by start-up time, by policy."""
+    for start, by_seed in zip(starts, zip(*found, strict=True), strict=True):
+        for outcomes in zip(*by_seed, strict=True):
+            yield report.row(title, start, outcomes)
+
+
+def picture(trace: Trace, starts: Sequence[float], found: list[list[Outcome]]) -> str:
     """Load above, and for each start-up time the replicas that answer."""
     bins = [trace.seconds * part / 400 for part in range(400)]
     load = plot.Panel("requests a second", (("load", [(time, trace.rate(time)) for time in bins]),), area=True)
     panels = [load]
-    for start, outcomes in found:
+    for start, outcomes in zip(starts, found, strict=True):
         lines = tuple((one.policy, [(time, float(ready)) for time, _, ready in one.sizes]) for one in outcomes)
         panels.append(plot.Panel(f"replicas that answer; a start takes {start:.0f} s", lines))
     return plot.draw(trace.title, trace.seconds, panels)
@@ -69,14 +77,21 @@ def picture(trace: Trace, found: list[tuple[float, list[Outcome]]]) -> str:
 def waiting_alone(seeds: int) -> Iterator[str]:
     """What becomes of a steady load when requests that wait are the only target."""
     for alone in (True, False):
-        trace = steady()
-        found = [
-            simulated(trace, STARTS[0], seed, targets_of(trace, waiting_alone=alone), SCRAPE_SECONDS)
+        trace, starts = steady(), STARTS[:1]
+        targets = targets_of(trace, waiting_alone=alone)
+        found = [simulated(trace, starts, seed, targets) for seed in range(1, seeds + 1)]
+        yield from _rows("WaitingRequests alone" if alone else "and TokensPerSecond", starts, found)
+
+
+def slower(seeds: int) -> Iterator[str]:
+    """What becomes of a burst on slow replicas when the size may grow by six in ninety seconds and no more."""
+    trace, make, few = burst(), Make(STARTS[1]), ScalingPolicy(type="Replicas", value=6, period_seconds=90)
+    for name, up in (("as by default", ()), ("6 in 90 s", (few,))):
+        outcomes = [
+            run(trace, trace.requests(seed, make.mean_tokens), Ours(targets_of(trace), name, up), make, seed)
             for seed in range(1, seeds + 1)
         ]
-        name = "WaitingRequests alone" if alone else "and TokensPerSecond"
-        for outcomes in zip(*found, strict=True):
-            yield report.row(name, STARTS[0], outcomes)
+        yield report.row(trace.title, STARTS[1], outcomes)
 
 
 def main() -> None:
@@ -100,6 +115,9 @@ def main() -> None:
         print(line)
     print(f"\nA steady load of five requests a second:\n\n{report.HEAD}")
     for line in waiting_alone(given.seeds):
+        print(line)
+    print(f"\nOurs, with other policies for scaleUp:\n\n{report.HEAD}")
+    for line in slower(given.seeds):
         print(line)
 
 

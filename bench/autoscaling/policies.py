@@ -6,14 +6,15 @@ tests/support/plain_hpa.py, which the operator's tests hold the operator to.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from plain_hpa import SYNC_SECONDS, PlainHpa
-from ryzanstein_operator.api.autoscaling import Autoscaling
+from ryzanstein_operator.api.autoscaling import Autoscaling, Behavior, ScalingPolicy, ScalingRules, Target
 from ryzanstein_operator.decide.scale import decide
 from ryzanstein_operator.decide.sizing import Memory, Sample, Seen
 
 POLL_SECONDS = 30.0
+Metric = Literal["WaitingRequests", "TokensPerSecond"]
 
 
 @dataclass(frozen=True)
@@ -58,23 +59,25 @@ class Policy(Protocol):
 class Ours:
     """The operator's: asked every five seconds, as it asks Prometheus, and when a request waits at zero."""
 
-    name, every, wakes = "Ryzanstein", 5.0, True
+    every, wakes = 5.0, True
 
-    def __init__(self, targets: Targets) -> None:
-        self.targets = targets
-        asked = [("WaitingRequests", targets.waiting), ("TokensPerSecond", targets.tokens)]
-        self.autoscaling = Autoscaling.model_validate(
-            {
-                "minReplicas": targets.low,
-                "maxReplicas": targets.high,
-                "idleSecondsBeforeZero": int(targets.idle),
-                "targets": [{"metric": metric, "value": value} for metric, value in asked if value],
-            }
+    def __init__(self, targets: Targets, name: str = "Ryzanstein", up: tuple[ScalingPolicy, ...] = ()) -> None:
+        self.targets, self.name = targets, name
+        asked: tuple[tuple[Metric, int], ...] = (
+            ("WaitingRequests", targets.waiting),
+            ("TokensPerSecond", targets.tokens),
+        )
+        self.autoscaling = Autoscaling(
+            min_replicas=targets.low,
+            max_replicas=targets.high,
+            idle_seconds_before_zero=int(targets.idle),
+            targets=[Target(metric=metric, value=value) for metric, value in asked if value],
+            behavior=Behavior(scale_up=ScalingRules(policies=list(up) or None)),
         )
         self.memory = Memory()
 
     def size(self, view: View, now: float) -> int:
-        """decide.scale's, with its defaults."""
+        """decide.scale's."""
         values = {"WaitingRequests": view.waiting, "TokensPerSecond": view.tokens}
         seen = Seen(
             current=view.current,

@@ -3,11 +3,12 @@
 import random
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.autoscaling.plant import Make, Plant
 from bench.autoscaling.policies import Policy, View
-from bench.autoscaling.traces import Trace
+from bench.autoscaling.traces import Request, Trace
 
 SCRAPE_SECONDS = 5.0
 """As the bundled Prometheus scrapes; the same for all, unless the run says otherwise."""
@@ -136,10 +137,12 @@ class Run:
         )
 
 
-def run(trace: Trace, policy: Policy, make: Make, seed: int, scrape: float = SCRAPE_SECONDS) -> Outcome:
-    """From the trace's beginning to its end; what is under way then is served to its end."""
+def run(
+    trace: Trace, requests: Iterable[Request], policy: Policy, make: Make, seed: int, scrape: float = SCRAPE_SECONDS
+) -> Outcome:
+    """From the trace's beginning to its end."""
     one = Run(trace, policy, make, seed, scrape)
-    for request in trace.requests(seed, make.mean_tokens):
+    for request in requests:
         one.until(request.at)
         one.plant.arrive(request)
         one.arrived()
