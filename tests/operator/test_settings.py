@@ -1,8 +1,10 @@
 """The environment is read once, and what cannot be used is refused with a sentence that names the variable."""
 
+from pathlib import Path
+
 import pytest
 
-from ryzanstein_operator.settings import Settings, SettingsError, Tracing
+from ryzanstein_operator.settings import Metrics, Settings, SettingsError, Tracing
 
 LEAST = {"RYZANSTEIN_NAMESPACE": "release", "RYZANSTEIN_WORKER_IMAGE": "ryzanstein/worker:1"}
 
@@ -49,6 +51,43 @@ def test_all_that_the_chart_says_is_read() -> None:
         node_health=True,
         node_taints=True,
     )
+
+
+def test_a_prometheus_may_want_a_token_and_have_an_authority_of_its_own() -> None:
+    assert Settings.from_environment(LEAST | {"RYZANSTEIN_PROMETHEUS_URL": ""}).prometheus is None
+    settings = Settings.from_environment(
+        LEAST
+        | {
+            "RYZANSTEIN_PROMETHEUS_URL": "https://prometheus.monitoring:9090/prefix/",
+            "RYZANSTEIN_PROMETHEUS_TOKEN_FILE": "/etc/token",
+            "RYZANSTEIN_PROMETHEUS_CA_FILE": "/etc/ca.crt",
+        }
+    )
+    assert settings.prometheus == Metrics(
+        "https://prometheus.monitoring:9090/prefix", Path("/etc/token"), Path("/etc/ca.crt")
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "words"),
+    [
+        ("prometheus:9090", {}, "must start with http:// or https://"),
+        ("http://", {}, "must start with"),
+        ("http://:9090", {}, "must name a host"),
+        ("http://p:0", {}, "its port must be from 1 to 65535"),
+        ("http://p:99999", {}, "its port must be from 1 to 65535"),
+        ("http://me:secret@p", {}, "holds a user, a query or a fragment"),
+        ("http://p/?x=1", {}, "holds a user, a query or a fragment"),
+        ("", {"RYZANSTEIN_PROMETHEUS_TOKEN_FILE": "/t"}, "is not set, but a token"),
+        ("", {"RYZANSTEIN_PROMETHEUS_CA_FILE": "/c"}, "is not set, but a token or an authority"),
+        ("http://p", {"RYZANSTEIN_PROMETHEUS_CA_FILE": "/c"}, "which is for https:// alone"),
+    ],
+)
+def test_a_prometheus_that_cannot_be_asked_is_refused_in_words(url: str, more: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match="RYZANSTEIN_PROMETHEUS_URL") as caught:
+        Settings.from_environment(LEAST | {"RYZANSTEIN_PROMETHEUS_URL": url} | more)
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

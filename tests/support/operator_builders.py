@@ -50,9 +50,13 @@ def desired(live: Manifest, settings: Settings = SETTINGS) -> dict[str, Manifest
     return {child["kind"]: child for child in children(parsed(live), settings, parsed(live).spec.replicas)}
 
 
-def live_children(live: Manifest) -> tuple[Manifest, ...]:
-    """The children as they stand after they were applied: with UIDs, and a Deployment that has rolled out."""
-    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS, parsed(live).spec.replicas)]
+def live_children(live: Manifest, replicas: int | None = None) -> tuple[Manifest, ...]:
+    """The children as they stand after they were applied, for as many replicas as the spec says or for others.
+
+    With UIDs, and a Deployment that has rolled out.
+    """
+    size = parsed(live).spec.replicas if replicas is None else replicas
+    found = [copy.deepcopy(child) for child in children(parsed(live), SETTINGS, size)]
     for child in found:
         child["metadata"] |= {"uid": f"uid-{child['kind']}", "generation": 1, "resourceVersion": "7"}
         if child["kind"] == "Deployment":

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from operator_builders import endpoints, parsed, pod, ready_pod, service, settled, unscheduled_pod
+from operator_builders import endpoints, live_children, parsed, pod, ready_pod, service, settled, unscheduled_pod
 from ryzanstein_operator.api.autoscaling import Autoscaling
 from ryzanstein_operator.api.wire import Manifest
 from ryzanstein_operator.decide.observed import Demand, Observed
@@ -43,10 +43,7 @@ def _pods(live: Manifest, count: int) -> list[Manifest]:
 def serving(live: Manifest, count: int, *others: Manifest) -> Observed:
     """`count` replicas are ready; the Deployment stands as the status says."""
     observed = settled(live, *_pods(live, count), *others)
-    for child in observed.children:
-        if child["kind"] == "Deployment":
-            child["spec"]["replicas"] = live["status"]["desiredReplicas"]
-    return observed
+    return replace(observed, children=live_children(live, live["status"]["desiredReplicas"]))
 
 
 _ONE, _TWO, _FOUR, _ZERO = autoscaled(1), autoscaled(2), autoscaled(4), autoscaled(0, minReplicas=0)

@@ -83,3 +83,47 @@ def test_senders_are_bounded_and_known_ones_go_on() -> None:
     assert len(told.views.of(CHAT)) == MOST_SENDERS
     assert told.tell(sender=f"g{MOST_SENDERS}") == set()
     assert told.tell(row(), sender="g0") == {CHAT}
+
+
+def traffic(idle: float | None, *, in_flight: int | None = 0, waiting: int | None = 0) -> ServiceView:
+    return ServiceView("g", 1, (), in_flight, waiting, idle)
+
+
+def test_a_service_is_idle_for_as_long_as_every_gateway_says() -> None:
+    told = Told()
+    assert told.views.idle_seconds(CHAT) is None, "nobody has said anything"
+    told.views.tell("a", [(CHAT, traffic(100.0))])
+    assert told.views.idle_seconds(CHAT) == 100.0
+    told.views.tell("b", [(CHAT, traffic(40.0))])
+    assert told.views.idle_seconds(CHAT) == 40.0
+    assert told.views.idle_seconds(OTHER) is None
+
+
+def test_a_request_that_waits_or_runs_is_the_end_of_idleness() -> None:
+    for busy in (traffic(40.0, in_flight=1), traffic(40.0, waiting=1)):
+        told = Told()
+        told.views.tell("a", [(CHAT, traffic(100.0))])
+        told.views.tell("b", [(CHAT, busy)])
+        assert told.views.idle_seconds(CHAT) == 0.0
+
+
+def test_one_gateway_that_does_not_say_leaves_it_open() -> None:
+    told = Told()
+    told.views.tell("a", [(CHAT, traffic(100.0))])
+    told.views.tell("old", [(CHAT, ServiceView("old", 1))])
+    assert told.views.idle_seconds(CHAT) is None, "an older version does not say"
+    told.views.tell("old", [])
+    assert told.views.idle_seconds(CHAT) is None, "it does not know the service yet"
+    told.now = PUNCTUAL_SECONDS
+    told.views.tell("a", [(CHAT, traffic(100.0 + PUNCTUAL_SECONDS))])
+    assert told.views.idle_seconds(CHAT) is None, "it is late, and may have had a request"
+    told.now = FRESH_SECONDS
+    told.views.tell("a", [(CHAT, traffic(100.0 + FRESH_SECONDS))])
+    told.views.forget()
+    assert told.views.idle_seconds(CHAT) == 100.0 + FRESH_SECONDS
+
+
+def test_numbers_of_requests_are_no_news() -> None:
+    told = Told()
+    told.views.tell("a", [(CHAT, traffic(100.0))])
+    assert told.views.tell("a", [(CHAT, traffic(0.0, in_flight=3, waiting=2))]) == set()
