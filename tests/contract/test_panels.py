@@ -30,6 +30,7 @@ from otlp import collector
 from panels import Asked, ask
 from prometheus_server import Prometheus, Target, prometheus
 from registries import families
+from rules import RULES, alerts, records
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_worker.contract import JOB_GATEWAY, JOB_OPERATOR, JOB_WORKER
 
@@ -88,7 +89,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
                 for number, worker in enumerate(cluster.workers)
             ),
         ]
-        server = stack.enter_context(prometheus(folder / "prometheus", targets, port=asked_at))
+        server = stack.enter_context(prometheus(folder / "prometheus", targets, port=asked_at, rules=RULES))
         await asyncio.to_thread(server.until_up)
         await load(cluster)
         yield World(server, targets)
@@ -118,16 +119,16 @@ async def load(cluster: LocalCluster) -> None:
     """More streams at once than the replicas take, so that some wait at the gateway; a request without a key; and the
     last worker is killed with what it has."""
     end = time.monotonic() + LOAD_SECONDS
+    statuses: list[int] = []
 
     async def client(number: int) -> None:
         async with cluster.gateway.client() as http:
             while time.monotonic() < end:
                 text = f"One of several clients, number {number}, asks for the name of"
                 body = {"model": MODEL, "prompt": text, "max_tokens": 24, "ignore_eos": True, "stream": True}
-                # A replica that is full refuses, a stream whose replica was killed may find no room at the other.
+                # The other replica is full when the killed one's streams come to it: some of these are lost.
                 with contextlib.suppress(httpx.RemoteProtocolError):
-                    answer = await http.post("/v1/completions", json=body)
-                    assert answer.status_code in (200, 503), answer.text
+                    statuses.append((await http.post("/v1/completions", json=body)).status_code)
 
     async with cluster.gateway.client() as stranger:
         answer = await stranger.get("/v1/models", headers={"authorization": "Bearer none"})
@@ -136,6 +137,7 @@ async def load(cluster: LocalCluster) -> None:
     await asyncio.sleep(LOAD_SECONDS / 2)
     cluster.workers[-1].signal(signal.SIGKILL)
     await asyncio.gather(*clients)
+    assert statuses.count(200) > 20, statuses
     await asyncio.sleep(3)  # what was counted last is scraped
 
 
@@ -168,6 +170,14 @@ def test_what_gets_no_data_is_named(world: World, tmp_path: Path, monkeypatch: p
     (missing,) = ask(world.server).missing
     assert (missing.dashboard, missing.panel) == ("ryzanstein-worker", "Blocks")
     assert "ryzanstein_gone" in missing.expr
+
+
+def test_every_rule_can_be_evaluated_and_what_is_recorded_is_there(world: World) -> None:
+    loaded = [rule for group in world.server.api("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in loaded} == {*alerts(), *records()}
+    assert {rule["name"]: rule["lastError"] for rule in loaded if rule["health"] != "ok"} == {}
+    empty = [name for name in records() if not world.server.api("query", query=name)["result"]]
+    assert empty == []
 
 
 def test_every_metric_of_a_running_system_is_documented(world: World) -> None:
