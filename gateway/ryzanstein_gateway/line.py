@@ -5,6 +5,7 @@ keys' limits or whose replicas these are.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,8 +23,11 @@ is let in who would wait longer than this share. The idea of CoDel as servers us
 Queue 13-8, 2015): a burst may use the whole queue, overload may not keep it full, and the backlog that it leaves is
 short."""
 PACE_SECONDS: Final = 5.0
-"""Memory of the measured pace."""
+"""Memory of the measured pace, where it holds some departures."""
 PACE_LEAST_SECONDS: Final = 1.0
+PACE_LEAST: Final = 8
+"""So many departures are remembered however long ago they were: requests may take minutes, and leave in bursts."""
+PACE_MOST: Final = 512
 
 T = TypeVar("T")
 
@@ -92,36 +96,34 @@ class Turned:
 
 
 class Pace:
-    """Departures per second while others wait: an exponentially decayed count. Forgets when the line is empty."""
+    """Departures per second while others wait. Forgets when the line is empty."""
 
     def __init__(self) -> None:
-        self._began: float | None = None
-        self._count = 0.0
-        self._at = 0.0
+        self._times: deque[float] = deque(maxlen=PACE_MOST)
+        """When the measure begins (somebody came to wait, or left), and of each departure since."""
 
     def begin(self, now: float) -> None:
         """Somebody waits now, and nobody did."""
-        self._began, self._count, self._at = now, 0.0, now
+        self._times.clear()
+        self._times.append(now)
 
     def end(self) -> None:
         """Nobody waits any more."""
-        self._began = None
+        self._times.clear()
 
     def note(self, now: float) -> None:
         """One has left the line for a replica."""
-        self._count = self._decayed(now) + 1.0
-        self._at = now
+        self._times.append(now)
 
     def waited_out(self, places: int, now: float) -> float | None:
-        """Seconds until so many have left; None while that cannot be told."""
-        if self._began is None or now - self._began < PACE_LEAST_SECONDS:
+        """Seconds until so many have left; None while that cannot be told: nobody has left so far, which says only
+        that a request takes longer than this line exists."""
+        while len(self._times) > PACE_LEAST + 1 and self._times[1] < now - PACE_SECONDS:
+            self._times.popleft()
+        departures = len(self._times) - 1
+        if departures < 1 or now - self._times[0] < PACE_LEAST_SECONDS:
             return None
-        memory = PACE_SECONDS * (1.0 - math.exp((self._began - now) / PACE_SECONDS))
-        count = self._decayed(now)
-        return places * memory / count if count > 1e-6 else math.inf
-
-    def _decayed(self, now: float) -> float:
-        return self._count * math.exp((self._at - now) / PACE_SECONDS)
+        return places * (now - self._times[0]) / departures
 
 
 class Line(Generic[T]):

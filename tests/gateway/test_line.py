@@ -188,3 +188,11 @@ def test_a_burst_that_can_be_served_in_time_is_served_whole() -> None:
     outcomes = world.run(Line(bound=1000, timeout=30.0, members=1), burst + rest)
     assert outcomes["a"].turned == 0
     assert outcomes["b"].turned == 0
+
+
+@pytest.mark.parametrize("service", [8.0, 60.0])
+def test_requests_that_take_long_and_leave_in_bursts_are_not_taken_for_a_line_that_stands_still(service: float) -> None:
+    world = Simulation(slots=8, service=service)
+    arrivals = [(0.3 * number, "a") for number in range(32)] + [(service * 1.2 + number, "a") for number in range(24)]
+    outcomes = world.run(Line(bound=256, timeout=600.0, members=1), arrivals)
+    assert outcomes["a"].turned == 0

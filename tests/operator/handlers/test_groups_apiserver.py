@@ -138,6 +138,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 made.close()
 
 
+def endpoints(world: World) -> list[str]:
+    """The pods behind the Service that takes requests."""
+    of_it = "labelSelector=kubernetes.io/service-name=chat-workers"
+    slices = world.server.get(f"/apis/discovery.k8s.io/v1/namespaces/{TEAM}/endpointslices?{of_it}")
+    return [end["targetRef"]["name"] for one in slices["items"] for end in one["endpoints"] or ()]
+
+
 def test_a_group_comes_up_whole_and_its_first_pod_alone_is_an_endpoint(world: World) -> None:
     world.make("chat", replicas=2)
     wait_until(lambda: world.at_rest("chat", 2), 30, "two groups")
@@ -149,11 +156,9 @@ def test_a_group_comes_up_whole_and_its_first_pod_alone_is_an_endpoint(world: Wo
         assert sorted(indices) == ["0", "1"]
     secret = world.server.get(f"/api/v1/namespaces/{TEAM}/secrets/chat-group-key")
     assert len(secret["data"]["key"]) > 60
-    slices = world.server.get(
-        f"/apis/discovery.k8s.io/v1/namespaces/{TEAM}/endpointslices?labelSelector=kubernetes.io/service-name=chat-workers"
-    )
-    ready = [end["targetRef"]["name"] for one in slices["items"] for end in one["endpoints"] or ()]
-    assert sorted(name[-2:] for name in ready) == ["-0", "-0"]
+    # Kubernetes' own controller fills the slices when it comes to it.
+    wait_until(lambda: len(endpoints(world)) >= 2, 30, "two endpoints")
+    assert sorted(name[-2:] for name in endpoints(world)) == ["-0", "-0"]
     scale = world.server.get(f"{SERVICES.path(TEAM, 'chat')}/scale")["status"]
     assert scale["replicas"] == 2
     assert scale["selector"].endswith("apps.kubernetes.io/pod-index=0")
