@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import itertools
 import json
 import time
 from dataclasses import dataclass, fields
@@ -40,7 +41,8 @@ def wake(gateway: Gateway, model: str, record: Recording) -> Split:
     """Ask a service that has no replica, and wait for the answer. Raises StreamError and what aiohttp raises."""
     since = time.monotonic()
     at = asyncio.run(_ask(gateway, model))
-    return _split(record, since, at)
+    (pod,) = (name for name, steps in record.steps.items() if steps["created"] >= since)
+    return _split(record, since, at, pod)
 
 
 async def _ask(gateway: Gateway, model: str) -> float:
@@ -54,15 +56,17 @@ async def _ask(gateway: Gateway, model: str) -> float:
 
 def growth(release: Release, record: Recording, since: float) -> Split | None:
     """What passed until a replica that was made after `since` answered; None as long as none has."""
-    answered = [at for pod in list(record.steps) if (at := first_token_of(release, record, pod, since)) is not None]
-    return _split(record, since, min(answered)) if answered else None
+    found = ((first_token_of(release, record, pod, since), pod) for pod in list(record.steps))
+    answered = [(at, pod) for at, pod in found if at is not None]
+    return _split(record, since, *min(answered)) if answered else None
 
 
 def first_token_of(release: Release, record: Recording, pod: str, since: float) -> float | None:
     """When a client got the first token of a pod made after `since`, as the gateways' access logs say."""
     if record.steps[pod]["created"] < since:
         return None
-    lines = release.kubectl("logs", "-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m").splitlines()
+    of_gateways = ("-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m")
+    lines = release.kubectl("logs", *of_gateways).splitlines()
     told = [json.loads(line) for line in lines if f'"endpoint":"{pod}"' in line]
     firsts = [
         datetime.datetime.fromisoformat(one["time"]).timestamp() + (one["first_byte_ms"] - one["duration_ms"]) / 1000
@@ -72,9 +76,7 @@ def first_token_of(release: Release, record: Recording, pod: str, since: float) 
     return min(firsts) - time.time() + time.monotonic() if firsts else None
 
 
-def _split(record: Recording, since: float, first_token: float) -> Split:
-    decided = record.grown(since)
-    pod, scheduled = record.first("scheduled", since) or ("", since)
-    steps = record.steps[pod]
-    started, ready = steps["started"], steps["ready"]
-    return Split(decided - since, scheduled - decided, started - scheduled, ready - started, first_token - ready)
+def _split(record: Recording, since: float, first_token: float, pod: str) -> Split:
+    decided, steps = record.grown(since), record.steps[pod]
+    moments = [since, decided, steps["scheduled"], steps["started"], steps["ready"], first_token]
+    return Split(*(later - earlier for earlier, later in itertools.pairwise(moments)))

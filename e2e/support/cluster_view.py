@@ -96,6 +96,8 @@ class Kubectl:
         finally:
             forward.terminate()
             forward.wait(10)
+            if forward.stdout is not None:
+                forward.stdout.close()
 
     def apply(self, *manifests: Manifest) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))

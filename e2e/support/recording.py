@@ -43,12 +43,6 @@ class Recording:
             if reached:
                 steps.setdefault(step, now)
 
-    def first(self, step: str, since: float) -> tuple[str, float] | None:
-        """The pod that was the first to reach a step after a moment, of those created after it; and when."""
-        young = [name for name, steps in self.steps.items() if steps["created"] >= since]
-        reached = [(self.steps[name][step], name) for name in young if step in self.steps[name]]
-        return (min(reached)[1], min(reached)[0]) if reached else None
-
     def grown(self, since: float) -> float:
         """When more replicas were wanted than at that moment, for the first time. Raises StopIteration if never."""
         before = [wanted for at, wanted, _ in self.sizes if at < since]
@@ -73,6 +67,8 @@ def recording(cluster: ClusterView, name: str) -> Iterator[Recording]:
         for watch in watches:
             watch.terminate()
             watch.wait(10)
+            if watch.stdout is not None:
+                watch.stdout.close()
 
 
 def _watch(cluster: ClusterView, made: Recording, *what: str) -> "subprocess.Popen[str]":
