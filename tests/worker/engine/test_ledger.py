@@ -62,7 +62,7 @@ def test_the_steps_of_a_traced_request_are_kept_until_its_output_and_no_others()
     log.note(Step((Slice(other, 2, 1),)), 3, 1, 12.0, 0.5)
     (part,) = log.take(traced.request.request_id, last=False)
     assert part == StepPart(2, requests=2, step_tokens=5, tokens=3, begin=11.0, seconds=0.5)
-    for number in range(100):
+    for number in range(MOST + 10):
         log.note(step, number, 5, 13.0, 0.5)
     assert len(log.take(traced.request.request_id, last=True)) == MOST
     log.note(step, 200, 5, 14.0, 0.5)
