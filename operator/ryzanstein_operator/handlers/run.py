@@ -51,7 +51,7 @@ class Operator:
     """One operator process on one event loop."""
 
     def __init__(self, cluster: Cluster, settings: Settings, tracer: Tracer | None = None) -> None:
-        self._cluster, self._settings = cluster, settings
+        self._cluster, self._settings, self._tracer = cluster, settings, tracer or Tracer()
         self._metrics, self._freshness, cache = Metrics(), Freshness(), Cache()
         self._lease = Lease(cluster, settings.namespace, settings.lease_name, _identity(settings), self._freshness)
         cluster.may_write, cluster.watcher = self._lease.held, self._called
@@ -62,7 +62,7 @@ class Operator:
         views = Views()
         scaler = Scaler(settings.namespace, views.idle_seconds, self._decided)
         self._loop = Loop(
-            settings, cache, observer, executor, self._lease, self._metrics, demands, views, scaler, tracer
+            settings, cache, observer, executor, self._lease, self._metrics, demands, views, scaler, self._tracer
         )
         self._prometheus = Prometheus(settings.prometheus) if settings.prometheus else None
         self._sampling = Sampling(self._prometheus, scaler, self._metrics, self._leads, self._loop.wake)
@@ -128,10 +128,12 @@ class Operator:
                 part.cancel()
         self._stop.set()
         await self._lease.release()
+        # While the watchers go: a collector that is away must not make it later.
+        closing = asyncio.create_task(self._tracer.close(), name="traces")
         _, late = await asyncio.wait(self._parts, timeout=STOP_SECONDS)
         for part in late:
             part.cancel()
-        await asyncio.gather(*self._parts, return_exceptions=True)
+        await asyncio.gather(*self._parts, closing, return_exceptions=True)
         if self._prometheus is not None:
             await self._prometheus.close()
 
@@ -214,9 +216,8 @@ def _identity(settings: Settings) -> str:
 async def serve(settings: Settings, host: str, port: int, demand_port: int = contract.DEMAND_PORT) -> None:
     """Run the operator with its health server until it is told to stop. Raises what ended it."""
     cluster = await Cluster.connect()
-    tracer = _tracer(settings)
     try:
-        operator = Operator(cluster, settings, tracer)
+        operator = Operator(cluster, settings, _tracer(settings))
         with contextlib.ExitStack() as servers:
             servers.enter_context(HealthServer(operator.probes, host, port))
             if settings.demand_key_file is not None:
@@ -225,7 +226,6 @@ async def serve(settings: Settings, host: str, port: int, demand_port: int = con
                 servers.enter_context(bell)
             await operator.run()
     finally:
-        await tracer.close()
         await cluster.close()
 
 

@@ -52,8 +52,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 async def traced(cluster: Cluster, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Operator]:
     monkeypatch.setattr(lease_module, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(loop_module, "LEAD_POLL_SECONDS", 0.02)
-    tracer = Tracing("operator-0", {})
-    operator = Operator(cluster, settings, tracer)
+    operator = Operator(cluster, settings, Tracing("operator-0", {}))
     task = asyncio.create_task(operator.run())
     try:
         yield operator
@@ -61,7 +60,6 @@ async def traced(cluster: Cluster, settings: Settings, monkeypatch: pytest.Monke
         operator.stop()
         async with asyncio.timeout(10):
             await task
-        await tracer.close()
 
 
 async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
