@@ -76,12 +76,18 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(
-    directory: Path, targets: Iterable[Target], *, seconds: float = 1.0, port: int = 0
+    directory: Path, targets: Iterable[Target], *, seconds: float = 1.0, port: int = 0, rules: Path | None = None
 ) -> Iterator[Prometheus]:
-    """Scrapes the targets every so many seconds, from the moment it is ready; on `port`, or any that is free."""
+    """Scrapes the targets every so many seconds, from the moment it is ready; on `port`, or any that is free. Evaluates
+    the rules of a folder's files as often."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "prometheus.yml"
-    config.write_text(yaml.safe_dump({"scrape_configs": [target.config(seconds) for target in targets]}))
+    written = {
+        "global": {"evaluation_interval": f"{round(seconds * 1000)}ms"},
+        "rule_files": [str(rules / "*.yaml")] if rules else [],
+        "scrape_configs": [target.config(seconds) for target in targets],
+    }
+    config.write_text(yaml.safe_dump(written))
     port = port or free_port()
     command = [str(binaries() / "prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage", "--log.level=warn"]
