@@ -127,7 +127,7 @@ def _stat(one: Panel) -> stat.Panel:
 
 def _table(one: Panel) -> table.Panel:
     """One row for each set of labels, one column for each query."""
-    built = _common(table.Panel(), one)
+    built = _common(table.Panel(), one).align(common_models.FieldTextAlignment.AUTO).inspect(False)
     titles = {f"Value #{_reference(number)}": query.legend for number, query in enumerate(one.queries)}
     built.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
     organized: dict[str, Any] = {"excludeByName": {"Time": True}, "renameByName": titles}

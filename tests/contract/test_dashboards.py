@@ -9,6 +9,9 @@ from typing import Any
 
 import promql_parser
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models import dashboard as models
 
 from panels import FOLDER, expand, shipped
 from promql import groupings, selectors
@@ -48,6 +51,13 @@ def test_dashboards_have_uids_and_titles_of_their_own() -> None:
     assert all(re.fullmatch("[a-z-]{8,40}", one["uid"]) for one in loaded)
     assert len({one["uid"] for one in loaded}) == len({one["title"] for one in loaded}) == len(PAGES)
     assert all(one["tags"] == ["ryzanstein"] and one["description"] for one in loaded)
+
+
+@pages
+def test_grafanas_own_types_read_each_file_and_leave_nothing_out(page: Dashboard) -> None:
+    register_default_plugins()
+    loaded = shipped(page)
+    assert json.loads(json.dumps(models.Dashboard.from_json(loaded), cls=JSONEncoder)) == loaded
 
 
 @pages
