@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -204,6 +205,13 @@ def test_the_newest_of_a_bucket_is_shown_and_each_is_sent_once() -> None:
         "0.5": "trace-1", "0.05": "trace-2", "+Inf": "trace-3", "1.0": None,
     }  # fmt: skip
     assert parent.find(FIRST_BYTE, {"model": "demo", "le": "0.5"}) is None
+    member.note(DURATION, "demo", 0.5, "at the bound")
+    (late,) = member.take_new()
+    assert late.le == "0.5", "a bucket holds its own bound"
+    parent.add([late, msgspec.structs.replace(late, at=late.at - 1.0, trace_id="older")])
+    found = parent.find(DURATION, {"model": "demo", "le": "0.5"})
+    assert found is not None
+    assert found.labels == {"trace_id": "at the bound"}
 
 
 def test_a_report_holds_no_more_exemplars_than_fit() -> None:

@@ -289,7 +289,7 @@ async def test_every_situation_is_told_in_words_that_can_be_read_in_light_and_da
     shown.ear.overview = many()
     busy = asyncio.create_task(load(shown))
     try:
-        await page.size(1280, 900, 2.0 if PICTURES else 1.0)
+        await page.size(1280, 900, 1.5 if PICTURES else 1.0)
         await give_key(page, shown)
         await page.until("document.querySelectorAll('article').length", 4)
         badges = {
@@ -308,7 +308,7 @@ async def test_every_situation_is_told_in_words_that_can_be_read_in_light_and_da
         await page.look("document.activeElement.blur()")
         for scheme, (width, height) in itertools.product(("light", "dark"), ((1280, 900), (390, 800))):
             await page.colours(scheme)
-            await page.size(width, height, 2.0 if PICTURES else 1.0)
+            await page.size(width, height, 1.5 if PICTURES else 1.0)
             assert await page.look(CONTRAST) == "", f"{scheme}, {width} wide"
             wide = await page.look("document.documentElement.scrollWidth")
             assert wide <= width, "nothing sticks out"

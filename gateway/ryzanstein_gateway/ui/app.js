@@ -103,8 +103,8 @@ class Card {
       series.push(value ?? null);
       if (series.length > KEPT) series.shift();
     }
-    this.sparks.flight.draw(history.flight, KEPT, (value) => number(value));
-    this.sparks.first.draw(history.first, KEPT, duration);
+    this.sparks.flight.draw(history.flight, (value) => number(value));
+    this.sparks.first.draw(history.first, duration);
   }
 
   /** The part that is open: drawn anew only where it says something else. */

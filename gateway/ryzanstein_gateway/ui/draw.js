@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 160;
 const HEIGHT = 36;
+const FEWEST = 15; // values across the whole width
 
 /** An element with attributes and children; strings become text. */
 export function el(tag, attributes = {}, ...children) {
@@ -59,8 +60,9 @@ export class Sparkline {
     this.node.append(this.area, this.line, this.dot);
   }
 
-  /** Draw values (null: there was none), the newest at the right end of `most`. */
-  draw(values, most, format) {
+  /** Draw values (null: there was none), the newest at the right end. */
+  draw(values, format) {
+    const most = Math.max(values.length, FEWEST);
     const known = values.filter((value) => value !== null);
     const top = Math.max(...known, 0) || 1;
     const x = (index) => ((index + most - values.length) / (most - 1)) * (WIDTH - 6) + 3;
@@ -86,5 +88,5 @@ export function table(caption, heads, rows) {
   });
   const head = el("tr", {}, ...heads.map((name) => el("th", { scope: "col" }, name)));
   const made = el("table", {}, el("caption", {}, caption), el("thead", {}, head), el("tbody", {}, ...body));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, made);
+  return el("div", { class: heads.includes("Message") ? "scroll wordy" : "scroll", tabindex: "0", role: "region", "aria-label": caption }, made);
 }
