@@ -156,6 +156,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow  # each of them waits for samples to become stale
 @pytest.mark.parametrize("title", FAULTS)
 async def test_without_a_usable_number_the_size_is_held_and_it_is_said_and_then_it_goes_on(
     title: str, fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub
@@ -178,6 +179,7 @@ async def test_without_a_usable_number_the_size_is_held_and_it_is_said_and_then_
         await until(lambda: active(fake_api) == "True MetricsRead")
 
 
+@pytest.mark.slow
 async def test_a_short_silence_changes_nothing(
     fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +208,7 @@ async def test_without_prometheus_the_message_says_what_to_set(
         assert size(fake_api) == 2
 
 
+@pytest.mark.slow
 async def test_another_operator_goes_on_with_the_size_that_it_finds(
     fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub
 ) -> None:
@@ -223,6 +226,7 @@ async def test_another_operator_goes_on_with_the_size_that_it_finds(
     assert sizes == {3}
 
 
+@pytest.mark.slow
 async def test_also_where_the_status_is_lost(
     fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub
 ) -> None:
@@ -239,6 +243,7 @@ async def test_also_where_the_status_is_lost(
         assert (size(fake_api), status(fake_api)["desiredReplicas"]) == (3, 3)
 
 
+@pytest.mark.slow
 async def test_without_autoscaling_spec_replicas_holds_again(
     fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub
 ) -> None:
@@ -259,9 +264,9 @@ async def test_without_autoscaling_spec_replicas_holds_again(
 async def test_the_first_request_at_zero_brings_a_replica_at_once_also_without_prometheus(
     fake_api: FakeApi, cluster: Cluster, settings: Settings
 ) -> None:
+    live = make(fake_api, minReplicas=0)
+    fake_api.put({**live, "status": {"desiredReplicas": 0, "autoscaling": {"metric": ""}}})
     async with running(cluster, settings) as operator:
-        live = make(fake_api, minReplicas=0)
-        fake_api.put({**live, "status": {"desiredReplicas": 0, "autoscaling": {}}})
         await until(lambda: size(fake_api) == 0)
         await until(lambda: active(fake_api) == "True AtZero")
         started = time.monotonic()
@@ -271,6 +276,7 @@ async def test_the_first_request_at_zero_brings_a_replica_at_once_also_without_p
         assert rescaled(fake_api)[0].startswith("0 to 1 replicas: 1 request waits")
 
 
+@pytest.mark.slow
 async def test_many_services_are_asked_about_in_turn_and_few_at_a_time(
     fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,9 +284,9 @@ async def test_many_services_are_asked_about_in_turn_and_few_at_a_time(
     for number in range(20):
         make(fake_api, f"chat-{number}")
     async with running(cluster, watched):
-        await until(lambda: len(stub.queries) >= 20)
+        await until(lambda: len(stub.queries) >= 20, 40)
         first = len(stub.times)
-        await until(lambda: len(stub.times) >= first + 40)
+        await until(lambda: len(stub.times) >= first + 40, 40)
     taken = stub.times[first + 39] - stub.times[first]
     assert taken >= 0.8, "more queries a second than are allowed"
     assert stub.most <= sampling_module.ASKERS

@@ -207,13 +207,12 @@ def test_groups_of_pods_scale_by_whole_groups(world: World) -> None:
 
 
 def test_what_has_no_node_is_told_and_not_asked_for_twice(world: World) -> None:
-    template = {"nodeSelector": {"kubernetes.io/hostname": "node-1"}}
-    needs = {"requests": {"cpu": "100"}}
-    world.make("big", template=template, resources=needs)
+    world.make("big", template={"nodeSelector": {"kubernetes.io/hostname": "node-9"}})
     wait_until(lambda: world.condition("big", "CapacityAvailable").get("status") == "False", 60, "the scheduler's word")
     world.stub.value = 100
     wait_until(lambda: world.condition("big", "ScalingLimited").get("reason") == "CapacityUnavailable", 60, "the word")
     assert world.size("big") == 1
+    assert world.events("big", "CapacityUnavailable")
 
 
 def test_without_autoscaling_spec_replicas_holds_again(world: World) -> None:
