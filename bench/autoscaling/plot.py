@@ -82,7 +82,7 @@ def _steps(points: Points, x: Callable[[float], float], y: Callable[[float], flo
 
 def _times(seconds: float, level: int) -> list[str]:
     unit, name = (3600, "h") if seconds > 4 * 3600 else (60, "min")
-    step = next(step for step in (5, 10, 20, 30, 60, 1, 2, 3, 4) if seconds / unit / step <= 12)
+    step = next(step for step in (1, 2, 5, 10, 20, 30, 60) if seconds / unit / step <= 12)
     scale = (WIDTH - LEFT - RIGHT) * unit / seconds
     return [
         f'<text x="{LEFT + tick * scale:.1f}" y="{level}" text-anchor="middle" fill="{GREY}">{tick} {name}</text>'

@@ -122,6 +122,6 @@ def _tell(what: str, split: Split) -> None:
 def _write(record: Recording, began: float, moments: dict[str, float]) -> None:
     """For `python -m bench.autoscaling.record`, which draws it."""
     sizes = [{"at": at - began, "desired": desired, "ready": ready} for at, desired, ready in record.sizes]
-    told = {"sizes": sizes, "moments": {name: at - began for name, at in moments.items()}}
+    told = {"clients": chaos.CLIENTS, "sizes": sizes, "moments": {name: at - began for name, at in moments.items()}}
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps(told, indent=1) + "\n")

@@ -38,6 +38,9 @@ class Addresses:
         kubernetes = json.loads(
             release.kubectl("get", "service,endpoints", "kubernetes", "-n", "default", "-o", "json")
         )
+        # An address of a Service stands for the pods behind it.
+        (prometheus,) = release.items("services", "app.kubernetes.io/component=prometheus")
+        pods[prometheus["spec"]["clusterIP"]] = flows.OWN_PROMETHEUS
         addresses = {kubernetes["items"][0]["spec"]["clusterIP"]}
         addresses |= {entry["ip"] for entry in kubernetes["items"][1]["subsets"][0]["addresses"]}
         nodes = json.loads(release.kubectl("get", "nodes", "-o", "json"))["items"]
@@ -108,6 +111,7 @@ def test_only_flows_of_the_table_are_seen(cluster: ClusterView, release: Release
         return (
             (flows.GATEWAY, flows.WORKER, flows.API) in short
             and (flows.NODE, flows.WORKER, flows.HEALTH) in short
+            and {(flows.OWN_PROMETHEUS, name, flows.HEALTH) for name in (flows.WORKER, flows.GATEWAY)} <= short
             and {(flows.GATEWAY, flows.APISERVER), (flows.OPERATOR, flows.APISERVER)} <= api_server
         )
 
