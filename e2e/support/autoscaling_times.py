@@ -78,5 +78,6 @@ def first_token_of(release: Release, record: Recording, pod: str, since: float) 
 
 def _split(record: Recording, since: float, first_token: float, pod: str) -> Split:
     decided, steps = record.grown(since), record.steps[pod]
-    moments = [since, decided, steps["scheduled"], steps["started"], steps["ready"], first_token]
+    ready = min(steps["ready"], first_token)  # on a busy machine the watch tells it later than the gateway learns it
+    moments = [since, decided, steps["scheduled"], steps["started"], ready, first_token]
     return Split(*(later - earlier for earlier, later in itertools.pairwise(moments)))
