@@ -39,6 +39,9 @@ def test_parts_of_one_service_add_up_and_the_last_that_was_busy_counts() -> None
     found = together([one(1, 2, 10.0), one(3, 4, 5.0), one(7, service="other-workers")])
     assert found[KEY] == one(4, 6, 10.0)
     assert found[NAMESPACE, "other-workers"].in_flight == 7
+    lasting = [Traffic(*KEY, 0, 0, 0.0, number, counts) for number, counts in ((1, (1, 0)), (0, ()), (2, (1, 1)))]
+    total = together(lasting)[KEY]
+    assert (total.requests, total.first_bytes) == (3, (2, 1)), "the last minute's first bytes, too"
 
 
 def test_idle_counts_from_the_last_request_of_any_process() -> None:
