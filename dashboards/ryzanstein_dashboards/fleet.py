@@ -168,9 +168,9 @@ _HEALTH: Final = Row(
         ),
         line(
             "Replicas lost with a request in them",
-            "By what became of the request: resumed or begun anew elsewhere, or given up.",
-            "ops",
-            rate("ryzanstein_gateway_migrations_total", by="model, outcome"),
+            "Since the gateways' start, by what became of the request: resumed or begun anew elsewhere, or given up.",
+            "short",
+            aggregated("sum", "ryzanstein_gateway_migrations_total", "model, outcome"),
             "{{model}} {{outcome}}",
             quiet="no replica was lost with a request in it",
         ),

@@ -4,11 +4,12 @@ from typing import Final
 
 from ryzanstein_dashboards.model import Kind, Panel, Query, Row, Step
 from ryzanstein_dashboards.promql import aggregated, rate, select
-from ryzanstein_dashboards.shapes import ANY_IS_BAD, WHERE_NONE_FAILED, line, quantiles
+from ryzanstein_dashboards.shapes import ANY_IS_BAD, WHERE_NONE_FAILED, line
 
 PODS: Final = 'namespace="$namespace", pod=~"$pod"'
 MODELS: Final = f'{PODS}, model=~"$model"'
 READY: Final = "ryzanstein_gateway_endpoints_ready"
+_GAPS: Final = f"ryzanstein_gateway_migration_gap_seconds_bucket{{{MODELS}}}"
 _SEVERAL: Final = "a pod has one process (gateway.processes: 1)"
 
 ROUTING: Final = Row(
@@ -74,18 +75,25 @@ FAILOVER: Final = Row(
         ),
         line(
             "Replicas lost with a request in them",
-            "By reason, and by what became of the request.",
-            "ops",
-            rate("ryzanstein_gateway_migrations_total", MODELS, "reason, outcome"),
+            "Since the pods' start, by reason and by what became of the request.",
+            "short",
+            aggregated("sum", select("ryzanstein_gateway_migrations_total", MODELS), "reason, outcome"),
             "{{reason}}: {{outcome}}",
             quiet="no replica was lost with a request in it",
         ),
-        quantiles(
+        Panel(
             "Gap of a migration",
-            "Time without a byte that a stream's client saw when its replica was lost.",
-            "ryzanstein_gateway_migration_gap_seconds",
-            MODELS,
-            quiet="no replica was lost with a request in it",
+            "Time without a byte that a stream's client saw when its replica was lost, over all such streams since the "
+            "pods' start: they are too few for a rate.",
+            "s",
+            tuple(
+                Query(
+                    f"histogram_quantile({share}, {aggregated('sum', _GAPS, 'le')})",
+                    words,
+                    "no replica was lost with a stream in it",
+                )
+                for share, words in ((0.5, "median"), (0.95, "95th percentile"))
+            ),
         ),
     ),
 )

@@ -160,9 +160,9 @@ _FAULTS: Final = Row(
         ),
         line(
             "Replicas lost with a request in them",
-            "By reason, and by what became of the request.",
-            "ops",
-            rate("ryzanstein_gateway_migrations_total", GATEWAY, "reason, outcome"),
+            "Since the gateways' start, by reason and by what became of the request.",
+            "short",
+            aggregated("sum", select("ryzanstein_gateway_migrations_total", GATEWAY), "reason, outcome"),
             "{{reason}}: {{outcome}}",
             quiet="no replica was lost with a request in it",
         ),

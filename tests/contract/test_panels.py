@@ -127,7 +127,7 @@ async def load(cluster: LocalCluster) -> None:
                 text = f"One of several clients, number {number}, asks for the name of"
                 body = {"model": MODEL, "prompt": text, "max_tokens": 24, "ignore_eos": True, "stream": True}
                 # The other replica is full when the killed one's streams come to it: some of these are lost.
-                with contextlib.suppress(httpx.RemoteProtocolError):
+                with contextlib.suppress(httpx.TransportError):
                     statuses.append((await http.post("/v1/completions", json=body)).status_code)
 
     async with cluster.gateway.client() as stranger:
