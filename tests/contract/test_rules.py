@@ -68,6 +68,7 @@ def test_what_each_recording_gives_is_checked() -> None:
     assert sorted(checked) == sorted(records())
 
 
+@pytest.mark.timeout(500)
 @pytest.mark.slow  # promtool is there once the programs of the cluster's build are
 def test_promtool_finds_the_rules_sound_and_its_tests_pass() -> None:
     assert promtool("check", "rules", "--lint=all", "--lint-fatal", *map(str, sorted(RULES.glob("*.yaml")))) == ""
@@ -76,7 +77,7 @@ def test_promtool_finds_the_rules_sound_and_its_tests_pass() -> None:
 
 def promtool(*arguments: str) -> str:
     """What it complains of; empty where it is content."""
-    done = subprocess.run([binaries() / "promtool", *arguments], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([binaries() / "promtool", *arguments], capture_output=True, text=True, timeout=240)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
