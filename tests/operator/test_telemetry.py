@@ -71,7 +71,7 @@ def test_the_age_of_the_oldest_key_grows_though_nobody_looks() -> None:
 
 def test_taking_and_losing_the_lead_are_counted_and_staying_is_not() -> None:
     metrics = Metrics()
-    for held in (False, True, True, False):
+    for held in (False, True, True, True, False):
         metrics.leading(held)
     assert (samples(metrics)["leader",], samples(metrics)["leader_transitions_total",]) == (0, 2)
 

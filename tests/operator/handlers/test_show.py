@@ -129,9 +129,10 @@ async def test_a_loop_that_is_stuck_is_said_in_time(monkeypatch: pytest.MonkeyPa
         except TimeoutError:
             outcome.append("busy")
 
-    threads = [threading.Thread(target=asked) for _ in range(3)]
+    threads, began = [threading.Thread(target=asked) for _ in range(40)], time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(5)  # on the event loop's own thread: it is stuck
-    assert outcome == ["busy"] * 3
+    assert outcome == ["busy"] * 40
+    assert time.monotonic() - began < 3, "they do not wait for one another: that would take 4 s"
