@@ -114,6 +114,8 @@ def test_one_gateway_that_does_not_say_leaves_it_open() -> None:
     assert told.views.idle_seconds(CHAT) is None, "an older version does not say"
     told.views.tell("old", [])
     assert told.views.idle_seconds(CHAT) is None, "it does not know the service yet"
+    told.views.tell("old", [(CHAT, traffic(100.0))])
+    assert told.views.idle_seconds(CHAT) == 100.0
     told.now = PUNCTUAL_SECONDS
     told.views.tell("a", [(CHAT, traffic(100.0 + PUNCTUAL_SECONDS))])
     assert told.views.idle_seconds(CHAT) is None, "it is late, and may have had a request"

@@ -271,7 +271,7 @@ async def test_the_first_request_at_zero_brings_a_replica_at_once_also_without_p
         await until(lambda: active(fake_api) == "True AtZero")
         started = time.monotonic()
         assert await asyncio.to_thread(operator.hear, Word("team", "chat", 1, "gateway")) is Heard.LEADING
-        await until(lambda: size(fake_api) == 1, 1.0)
+        await until(lambda: size(fake_api) == 1, 5.0)
         print(f"from the gateway's word to the Deployment: {time.monotonic() - started:.3f} s")
         assert rescaled(fake_api)[0].startswith("0 to 1 replicas: 1 request waits")
 
