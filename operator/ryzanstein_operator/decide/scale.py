@@ -112,6 +112,8 @@ def _kept_awake(autoscaling: Autoscaling, seen: Seen, calls: Calls, memory: Memo
     idle = autoscaling.idle_seconds_before_zero
     if seen.current > 1:
         return "1 replica is kept: the last one goes by itself"
+    if calls.troubles:
+        return "1 replica is kept: not all metrics are known"
     if memory.held and memory.held[0] == now:
         return "1 replica is kept: the operator has just begun to look"
     if seen.waiting:

@@ -8,7 +8,19 @@ import pytest
 from ryzanstein_operator.api.reasons import Reason
 from ryzanstein_operator.decide.scale import decide
 from ryzanstein_operator.decide.sizing import Memory, Seen
-from scale_builders import BLOCKS, RATIO_QUERY, SHARED_QUERY, TOKENS, WAITING, Loop, first, policy, scaled, seen
+from scale_builders import (
+    BLOCKS,
+    LATENCY,
+    RATIO_QUERY,
+    SHARED_QUERY,
+    TOKENS,
+    WAITING,
+    Loop,
+    first,
+    policy,
+    scaled,
+    seen,
+)
 
 IDLE: dict[str, Any] = {"idle_seconds": 601.0, "active": False}
 ASLEEP = scaled(WAITING, minReplicas=0)
@@ -52,6 +64,7 @@ def test_without_metrics_nothing_goes_to_zero(value: float | None) -> None:
     assert (decision.replicas, decision.active) == (1, Reason.METRICS_UNAVAILABLE)
     assert first(scaled(WAITING, TOKENS, minReplicas=0), idle(0, value)).replicas == 1
     assert first(ASLEEP, idle()).replicas == 1
+    assert first(scaled(LATENCY, WAITING, minReplicas=0), idle(5000, value)).replicas > 1
 
 
 def test_a_query_may_speak_for_a_replica_without_requests() -> None:
