@@ -103,7 +103,7 @@ def test_what_keeps_it_from_starting_is_told_without_a_traceback(
     assert reason in vars(record)["error"]
     assert record.exc_info is None
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
-    assert all(timer.finished.is_set() for timer in timers), "what is to end a process that hangs would end whoever called main()"
+    assert all(timer.finished.is_set() for timer in timers), "it would end whoever called main()"
 
 
 def _checked_level(level: str) -> None:
