@@ -14,7 +14,7 @@ from ryzanstein_worker import contract
 logger = logging.getLogger("ryzanstein_operator")
 
 LAST_SECONDS: Final = 10.0
-"""From the operator's end to that of its process, at most."""
+"""From the operator's end to that of its event loop, at most."""
 _EPILOG = (
     "commands:\n  plan   print what the operator would do for a file\n  crds   write the custom resource definitions"
 )
@@ -53,14 +53,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _to_the_end(serving: Coroutine[Any, Any, None]) -> None:
-    """What hangs when all else has ended must not keep a process that does nothing any more."""
+def _to_the_end(serving: Coroutine[Any, Any, None]) -> None:
+    """Run until it ends. What hangs when all else has ended must not keep a process that does nothing any more."""
+    last = threading.Timer(LAST_SECONDS, os._exit, (1,))
+    last.daemon = True
+
+    async def to_its_end() -> None:
+        try:
+            await serving
+        finally:
+            last.start()
+
     try:
-        await serving
+        asyncio.run(to_its_end())
     finally:
-        last = threading.Timer(LAST_SECONDS, os._exit, (1,))
-        last.daemon = True
-        last.start()
+        last.cancel()
 
 
 def _run(host: str, port: int, demand_port: int) -> int:
@@ -83,7 +90,7 @@ def _serve(host: str, port: int, demand_port: int) -> int:
     from ryzanstein_operator.settings import Settings, SettingsError
 
     try:
-        asyncio.run(_to_the_end(serve(Settings.from_environment(os.environ), host, port, demand_port)))
+        _to_the_end(serve(Settings.from_environment(os.environ), host, port, demand_port))
     except (SettingsError, ApiError, OSError, ValueError) as error:
         logger.error("The operator cannot start", extra={"error": str(error)})
         return 1

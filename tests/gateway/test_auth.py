@@ -56,6 +56,7 @@ async def test_route_table_holds_what_it_should_and_no_more() -> None:
         ("GET", "/v1/realtime/completions", False),
         ("GET", "/v1/models", False),
         ("GET", "/v1/models/", True),
+        ("GET", "/ui/state", False),
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,8 @@ def test_what_keeps_it_from_starting_is_told_without_a_traceback(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert reason in vars(record)["error"]
     assert record.exc_info is None
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in timers), "it would end whoever called main()"
 
 
 def _checked_level(level: str) -> None:
