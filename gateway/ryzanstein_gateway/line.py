@@ -23,11 +23,13 @@ is let in who would wait longer than this share. The idea of CoDel as servers us
 Queue 13-8, 2015): a burst may use the whole queue, overload may not keep it full, and the backlog that it leaves is
 short."""
 PACE_SECONDS: Final = 5.0
-"""Memory of the measured pace, where it holds some departures."""
+"""Memory of the measured pace, where PACE_LEAST departures fall into it."""
 PACE_LEAST_SECONDS: Final = 1.0
+"""A shorter measure tells nothing."""
 PACE_LEAST: Final = 8
 """So many departures are remembered however long ago they were: requests may take minutes, and leave in bursts."""
 PACE_MOST: Final = 512
+"""And never more of them; beyond a hundred a second the memory is shorter than PACE_SECONDS."""
 
 T = TypeVar("T")
 
@@ -100,7 +102,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=PACE_MOST)
-        """When the measure begins (somebody came to wait, or left), and of each departure since."""
+        """First when the measure begins (somebody came to wait, or left), then each departure since."""
 
     def begin(self, now: float) -> None:
         """Somebody waits now, and nobody did."""

@@ -11,16 +11,16 @@ import json
 import logging
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final, Self
 
 from ryzanstein_operator.gateway_view import GatewayView, read_view
+from ryzanstein_operator.health import Server
 from ryzanstein_worker import contract
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,9 @@ class Doorbell:
         self._thread.join(2)
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(Server):
     """No more threads than MAX_CONNECTIONS: whoever comes beyond is hung up on, and comes again."""
 
-    daemon_threads = True
     request_queue_size = 128  # beyond it the kernel lets callers wait, and they count their seconds
     address_family = socket.AF_INET
 
@@ -141,11 +140,6 @@ class _Server(ThreadingHTTPServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that has hung up meanwhile, as on a process that was frozen, is no fault of ours."""
-        if not isinstance(sys.exception(), ConnectionError):
-            logger.exception("an answer failed")
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):

@@ -39,7 +39,7 @@ class HealthServer:
     """Serves `contract.HEALTH_LIVE`, `HEALTH_READY` and `METRICS`. A context manager."""
 
     def __init__(self, probes: Probes, host: str, port: int) -> None:
-        self._server = _Server((host, port), _handler(probes))
+        self._server = Server((host, port), _handler(probes))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     @property
@@ -56,7 +56,9 @@ class HealthServer:
         self._thread.join(2)
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
+    """A thread a caller, none of which outlives the process or is waited for."""
+
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:

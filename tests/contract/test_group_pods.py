@@ -64,7 +64,7 @@ def pods(tmp_path: Path) -> Iterator[list[Pod]]:
 
 def test_the_pods_of_a_group_meet_answer_through_the_first_and_end_with_it(pods: list[Pod]) -> None:
     wait_until(lambda: all(pod.ready() for pod in pods), 150, "the group")
-    body = json.dumps({"model": "chat", "prompt": "Once", "max_tokens": 4}).encode()
+    body = json.dumps({"model": "chat", "prompt": "Once", "max_tokens": 4, "ignore_eos": True}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{pods[0].ports['--port']}/v1/completions", body, {"content-type": "application/json"}
     )

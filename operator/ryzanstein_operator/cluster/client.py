@@ -179,7 +179,8 @@ class Cluster:
             raise ApiError(0, f"The API server cannot be reached: {error or type(error).__name__}") from error
         if not 200 <= answer.status < 300:
             told = _status(text)
-            sentence = str(told.get("message") or _words(text) or answer.reason or "no reason given")[:1000]
+            words = told.get("message") if told else text.decode(errors="replace")
+            sentence = str(words or answer.reason or "no reason given")[:1000]
             raise ApiError(answer.status, sentence, _retry_after(answer.headers), str(told.get("reason") or ""))
         return _manifest(text)
 
@@ -201,10 +202,6 @@ def _status(text: bytes) -> Manifest:
     except ValueError:
         return {}
     return decoded if isinstance(decoded, dict) else {}
-
-
-def _words(text: bytes) -> str:
-    return "" if _status(text) else text.decode(errors="replace")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -13,6 +13,9 @@ import pytest
 
 from worker_process import MODEL_NAME, WorkerProcess
 
+ROUNDS = 8
+"""Of forty leavers each, after a first one that warms up."""
+
 
 def _value(text: str, name: str, label: str = "") -> float:
     return sum(float(value) for value in re.findall(rf"^{name}{{[^}}]*{label}[^}}]*}} (\S+)$", text, re.M))
@@ -84,6 +87,13 @@ def _held(pid: int) -> tuple[int, int]:
     return len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
+def _no_more(now: tuple[int, int], before: tuple[int, int]) -> bool:
+    """No descriptor more, and no thread for each round of leavers. A pool of threads grows to its size when it is first
+    busy and loses its idle ones after a while, so a few more or fewer threads are no leak.
+    """
+    return now[0] <= before[0] and now[1] < before[1] + ROUNDS
+
+
 def _memory(pid: int) -> int:
     """Bytes in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -110,11 +120,11 @@ async def test_hundreds_of_leavers_leave_nothing_behind(worker: WorkerProcess) -
     await _leave(worker, 40)
     held, memory = [_held(pid) for pid in pids], [_memory(pid) for pid in pids]
     aborted = await _aborted(worker)
-    for _ in range(8):
+    for _ in range(ROUNDS):
         await _leave(worker, 40)
-    assert await _aborted(worker) == aborted + 8 * (40 + 10)  # those of n=2 count twice
+    assert await _aborted(worker) == aborted + ROUNDS * (40 + 10)  # those of n=2 count twice
     deadline = time.monotonic() + 5
-    while [_held(pid) for pid in pids] != held:
+    while not all(_no_more(_held(pid), before) for pid, before in zip(pids, held, strict=True)):
         assert time.monotonic() < deadline, (held, [_held(pid) for pid in pids])
         await asyncio.sleep(0.05)
     grown = [now - before for now, before in zip(map(_memory, pids), memory, strict=True)]
