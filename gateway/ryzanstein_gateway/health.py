@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
 from ryzanstein_worker.contract import HEALTH_LIVE, HEALTH_READY, METRICS
@@ -66,8 +66,13 @@ class HealthServer:
 
 
 def _page(registry: Collector, accept: str) -> tuple[int, str, bytes]:
-    """Prometheus' text format, or OpenMetrics for a scraper that asks for it: only the latter has exemplars."""
-    encode, content_type = choose_encoder(accept)
+    """Prometheus' text format, or OpenMetrics for a scraper that asks for it: only the latter has exemplars. A header that
+    is nonsense asks for nothing.
+    """
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # the library compares a version that is none with one that is
+        encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
     return 200, content_type, encode(registry)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 
 from ryzanstein_operator.decide.observed import NodeVerdict
 from ryzanstein_operator.instruments import Instruments
@@ -105,6 +105,9 @@ class Metrics(Instruments):
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """A page and its content type: OpenMetrics, with exemplars, where the Accept header asks for it, else the
-        Prometheus text format."""
-        encode, content_type = choose_encoder(accept)
+        Prometheus text format. A header that is nonsense asks for nothing."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # the library compares a version that is none with one that is
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return encode(self.registry), content_type

@@ -108,6 +108,13 @@ def test_a_trace_is_the_exemplar_of_its_visit_where_openmetrics_is_asked_for() -
     assert trace_id.encode() not in plain
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=x.y", "text/plain;version=..", "\u00ff;;,"])
+def test_a_header_that_is_nonsense_asks_for_nothing(accept: str) -> None:
+    page, content_type = Metrics().render(accept)
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert page.startswith(b"# HELP ")
+
+
 def test_every_metric_says_in_a_sentence_what_it_is_and_names_its_unit() -> None:
     page = Metrics().render()[0].decode()
     helps = dict(re.findall(r"^# HELP (\S+) (.*)$", page, re.MULTILINE))

@@ -1,5 +1,6 @@
 """The operator as a process: it starts from its environment, one of two leads, and a signal ends it cleanly."""
 
+import functools
 import json
 import logging
 import signal
@@ -87,17 +88,21 @@ def test_an_operator_whose_lease_was_taken_ends_to_be_started_anew(
 def test_the_logs_level_changes_without_a_restart(fake_api: FakeApi, start: Callable[[str], OperatorProcess]) -> None:
     process = start("one")
     wait_until(lambda: process.leads, 20, "the lead")
-    process.process.send_signal(signal.SIGUSR2)  # no change
-    assert {record["level"] for record in process.records()} <= {"info", "warning"}
-    process.process.send_signal(signal.SIGUSR1)
-    process.process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: "debug" in {record["level"] for record in process.records()}, 10, "a line of debugging")
-    process.process.send_signal(signal.SIGUSR2)
     words = "The log's level is {} from now on"
-    wait_until(lambda: words.format("info") in [record["message"] for record in process.records()], 10, "the change")
-    told = [record["message"] for record in process.records()]
-    assert (told.count(words.format("debug")), told.count(words.format("info"))) == (1, 1)
-    after = len(told)
+
+    def told(level: str) -> int:
+        return [record["message"] for record in process.records()].count(words.format(level))
+
+    assert {record["level"] for record in process.records()} <= {"info", "warning"}
+    for level, number in (("debug", signal.SIGUSR1), ("info", signal.SIGUSR2)):
+        process.process.send_signal(number)  # each by itself: of two that are pending the lower number is heard first
+        wait_until(functools.partial(told, level), 10, f"the change to {level}")
+        process.process.send_signal(number)  # no change
+        fake_api.put(a_service(f"seen-at-{level}"))  # an idle operator has nothing to tell
+        wait_until(functools.partial(has_children, fake_api, f"seen-at-{level}"), what="the service's children")
+    assert "debug" in {record["level"] for record in process.records()}
+    assert (told("debug"), told("info")) == (1, 1)
+    after = len(process.records())
     fake_api.put(a_service("first"))
     wait_until(lambda: has_children(fake_api, "first"), what="the service's children")
     assert "debug" not in {record["level"] for record in process.records()[after:]}
