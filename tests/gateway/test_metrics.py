@@ -139,9 +139,11 @@ async def test_nobody_is_called_and_nothing_counted_without_an_operator() -> Non
     assert heard == []
 
 
-async def test_who_asks_for_plain_text_gets_plain_text(world: World) -> None:
+@pytest.mark.parametrize("accept", ["*/*", "text/plain;version=0.0.4", "application/openmetrics-text;version=x.y"])
+async def test_who_asks_for_plain_text_or_for_nonsense_gets_plain_text(world: World, accept: str) -> None:
     async with httpx.AsyncClient() as client:
-        reply = await client.get(f"http://127.0.0.1:{world.gateway.health_port}/metrics")
+        reply = await client.get(f"http://127.0.0.1:{world.gateway.health_port}/metrics", headers={"accept": accept})
+    assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "# EOF" not in reply.text
 
