@@ -66,8 +66,8 @@ class HealthServer:
 
 
 def _page(registry: Collector, accept: str) -> tuple[int, str, bytes]:
-    """Prometheus' text format, or OpenMetrics for a scraper that asks for it: only the latter has exemplars. A header that
-    is nonsense asks for nothing.
+    """Prometheus' text format, or OpenMetrics for a scraper that asks for it: only the latter has exemplars. A header
+    that is nonsense asks for nothing.
     """
     try:
         encode, content_type = choose_encoder(accept)
