@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +42,12 @@ class Worker:
     @property
     def ranks(self) -> list[int]:
         """Process ids of its ranks."""
-        found = children(self.process.pid)
-        return [pid for pid in found if b"engine.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = []
+        for pid in children(self.process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+                if b"engine.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
     def signal(self, number: int) -> None:
         """To the worker and its ranks alike, as to a whole node."""
@@ -69,8 +73,9 @@ class Worker:
         """Kill what still runs of it."""
         self.process.send_signal(signal.SIGCONT)
         for pid in (*self.ranks, self.process.pid):
-            os.kill(pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+            with suppress(ProcessLookupError):  # a rank that its worker has given up meanwhile
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
 
 
 @dataclass
