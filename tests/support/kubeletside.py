@@ -23,6 +23,7 @@ Manifest = dict[str, Any]
 Pod = tuple[str, str]
 """Namespace and name."""
 NANOS = 1_000_000_000
+WAIT_SECONDS = 30.0
 _POD = re.compile(
     r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods/(?P<name>[^/:]+)(?::\d+)?/(?P<part>[a-z]+)(?P<tail>/.*)?"
 )
@@ -98,11 +99,11 @@ class KubeletSide:
     def stop(self) -> None:
         self._wait(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(WAIT_SECONDS)
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(
