@@ -66,7 +66,7 @@ async def test_one_that_comes_back_within_the_second_try_answers(
         waited.append(seconds)
         door.open()
 
-    monkeypatch.setattr(probe.asyncio, "sleep", comes_back)
+    monkeypatch.setattr(asyncio, "sleep", comes_back)
     assert await ask_kubelets([at(door)]) == {"a": True}
     assert len(waited) == 1
     assert 0 < waited[0] <= probe.TRY_SECONDS, "the time of a try"
