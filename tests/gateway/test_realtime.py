@@ -118,7 +118,7 @@ async def test_streams_take_turns(world: World) -> None:
         for _ in range(40):
             replica.step.release()
             await asyncio.sleep(0)
-        order = []
+        order: list[str] = []
         while len(order) < 40:
             message = await hear(one)
             if message["type"] == "event":

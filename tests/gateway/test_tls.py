@@ -175,7 +175,10 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(
 
 async def test_every_process_of_a_gateway_takes_the_new_certificate(tmp_path: Path) -> None:
     chain, key = mount(tmp_path / "tls", AUTHORITY.pair())
-    environ = {"RYZANSTEIN_GATEWAY_TLS_CERT_FILE": str(chain), "RYZANSTEIN_GATEWAY_TLS_KEY_FILE": str(key)}
+    environ: dict[str, Any] = {
+        "RYZANSTEIN_GATEWAY_TLS_CERT_FILE": str(chain),
+        "RYZANSTEIN_GATEWAY_TLS_KEY_FILE": str(key),
+    }
     async with gateway_process(tmp_path, RYZANSTEIN_GATEWAY_PROCESSES="2", **environ) as gateway:
         await gateway.until_metric("ryzanstein_gateway_processes_ready", 2)
         pair = AUTHORITY.pair()
