@@ -10,6 +10,7 @@ import json
 import re
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,9 +64,10 @@ class KubeletSide:
 
     def log(self, pod: Pod, text: str, *, nanos: int | None = None, container: str = "worker") -> None:
         """One more line of the present run, taken now or at `nanos`."""
-        moment = int(datetime.now(UTC).timestamp() * NANOS) if nanos is None else nanos
         runs = self._runs.setdefault((pod, container), [Run()])
-        runs[-1].lines.append((moment, text))
+        if nanos is None:  # of two lines the later one is younger, however fast and whatever the clock does
+            nanos = max([time.time_ns(), *(before + 1 for before, _ in runs[-1].lines)])
+        runs[-1].lines.append((nanos, text))
 
     def restart(self, pod: Pod, *, container: str = "worker") -> None:
         """The present run ends and the next begins."""
