@@ -27,7 +27,7 @@ from stories import Gateway
 
 MODEL = "steady"
 DEMO_MODEL = Path(ryzanstein_worker.__file__).parent / "demo_model"
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 
 
 @dataclass
@@ -110,8 +110,9 @@ class LocalCluster:
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
         command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20"]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}  # as worker_process has it
         with log.open("ab") as output:
-            return subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            return subprocess.Popen(command, stderr=output, env=env)
 
     async def announce(self, ready: Iterable[Worker], leaving: Iterable[Worker] = ()) -> None:
         """What the EndpointSlice says from now on."""
