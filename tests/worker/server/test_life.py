@@ -39,6 +39,25 @@ def _events(response: httpx.Response) -> Iterator[str]:
     return (line for line in response.iter_lines() if line)
 
 
+SLOW_TO_ACCEPT = """
+import asyncio, sys, uvicorn
+from ryzanstein_worker.__main__ import main
+startup = uvicorn.Server.startup
+async def late(self, sockets=None):
+    await asyncio.sleep(1)
+    await startup(self, sockets)
+uvicorn.Server.startup = late
+sys.exit(main())
+"""
+
+
+def test_a_worker_that_says_it_serves_refuses_no_connection(model_dir: Path) -> None:
+    with serve_worker(model_dir, program=("-c", SLOW_TO_ACCEPT)) as worker:
+        ready = httpx.get(f"{worker.health}/health/ready", timeout=30)
+        answer = httpx.get(f"{worker.api}/v1/models", timeout=30)
+    assert (ready.status_code, answer.status_code) == (200, 200)
+
+
 def test_a_drain_ends_every_running_stream_and_refuses_only_what_was_not_started(model_dir: Path) -> None:
     with (
         serve_worker(model_dir, "--drain-seconds", "20") as worker,  # a grace of five seconds
