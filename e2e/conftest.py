@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in stories:
         item.add_marker(pytest.mark.e2e)
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,4 +104,4 @@ def own_namespace(release: Release) -> Iterator[ClusterView]:
     yield view
     release.kubectl("delete", "namespace", name, "--wait=false")
     # Two cores: the next test should not share them with this one's pods.
-    until(120, f"namespace {name} is empty", lambda: not view.items("pods", ""))
+    until(240, f"namespace {name} is empty", lambda: not view.items("pods", ""))

@@ -1,6 +1,7 @@
 """A model that cannot run says why in the status, in a sentence, and the operator stays quiet about it."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ config = json.loads((demo / 'config.json').read_text())
 pathlib.Path('/models/shape/config.json').write_text(json.dumps({**config, 'intermediate_size': 512}))
 pathlib.Path('/models/missing/model.safetensors').unlink()
 """
+QUIET_SECONDS = 20.0
 CASES = [
     ("file:///no/such/model", 1, "Ready", "/no/such/model"),
     ("pvc://models/header", 1, "Ready", "model.safetensors"),
@@ -66,7 +68,7 @@ def _writer(image: str) -> dict[str, Any]:
 @pytest.fixture
 def claim(cluster: ClusterView, release: Release) -> None:
     cluster.apply(CLAIM, _writer(release.connection.worker_image))
-    until(120, "the models are written", lambda: cluster.get("pod", "writer")["status"].get("phase") == "Succeeded")
+    until(300, "the models are written", lambda: cluster.get("pod", "writer")["status"].get("phase") == "Succeeded")
 
 
 @pytest.mark.usefixtures("claim")
@@ -81,12 +83,12 @@ def test_the_status_names_what_is_wrong_with_the_model(cluster: ClusterView, rel
             condition = conditions(cluster.service(name)).get(kind, {})
             return condition.get("status") == "False" and words in condition.get("message", "")
 
-        until(180, f"{name} ({uri}) says {words!r} in {kind}", told)
+        until(300, f"{name} ({uri}) says {words!r} in {kind}", told)
 
     def download_failed() -> bool:
         return conditions(cluster.service("bad-hub")).get("ModelCached", {}).get("status") == "False"
 
-    until(240, "the failed download is told", download_failed)
+    until(400, "the failed download is told", download_failed)
     _stays_quiet(cluster, release)
 
     # Another spec mends it: what was wrong is gone from the status.
@@ -96,21 +98,11 @@ def test_the_status_names_what_is_wrong_with_the_model(cluster: ClusterView, rel
 
 def _stays_quiet(cluster: ClusterView, release: Release) -> None:
     """The kubelet's back-off may change the status now and then; an operator that spins writes without end."""
-    before = release.operator_writes()
+    before, began = release.operator_writes(), time.monotonic()
     generations = {
         item["metadata"]["name"]: item["metadata"]["generation"] for item in cluster.items("deployments", "")
     }
-    until(25, "25 s have passed", _Countdown(20), every=1)
-    assert release.operator_writes() - before < 40
+    time.sleep(QUIET_SECONDS)
+    writes, seconds = release.operator_writes() - before, time.monotonic() - began
+    assert writes < 2 * seconds, f"{writes} writes in {seconds:.0f} s"
     assert generations == {i["metadata"]["name"]: i["metadata"]["generation"] for i in cluster.items("deployments", "")}
-
-
-class _Countdown:
-    """True after so many calls: how long a quiet time is watched."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def __call__(self) -> bool:
-        self.calls -= 1
-        return self.calls <= 0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from chaos import expected
-from cluster_view import ClusterView, Nodes, Release
+from cluster_view import ClusterView, Nodes, Release, serves
 from faults import Story, pod_name
 from stories import Gateway, Manifest, service, until
 
@@ -13,11 +13,11 @@ from stories import Gateway, Manifest, service, until
 def told(cluster: ClusterView, release: Release, gateway: Gateway, manifest: Manifest) -> Iterator[Story]:
     name = str(manifest["metadata"]["name"])
     cluster.apply(manifest)
-    cluster.wait_ready(name, 300)
+    cluster.wait_ready(name, 600)
     yield Story(name, cluster, release, gateway, expected(gateway, name))
     # For the stories that follow: what stood on a killed node is back.
-    release.wait_operator(180)
-    release.wait_gateway(180)
+    release.wait_operator(300)
+    release.wait_gateway(300)
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,22 @@ def spread(steady: Story) -> Story:
     def apart() -> bool:
         steady.cluster.wait_ready(steady.model, 300)
         pods = steady.cluster.pods(steady.model)
+        if len(pods) != 2 or not all(map(serves, pods)):
+            return False  # the status has not heard yet of the one that was deleted
         if len({pod["spec"]["nodeName"] for pod in pods}) == 2:
             return True
         steady.cluster.kubectl("delete", "pod", pod_name(pods[0]))
         return False
 
-    until(300, "the replicas are on two nodes", apart)
+    until(600, "the replicas are on two nodes", apart)
     return steady
 
 
 @pytest.fixture(autouse=True)
 def whole(request: pytest.FixtureRequest, release: Release) -> None:
     """Each test begins with what the last one broke mended."""
-    release.wait_gateway(180)
-    release.wait_operator(180)
+    release.wait_gateway(300)
+    release.wait_operator(300)
     for name in {"steady", "pair"} & set(request.fixturenames):
         story: Story = request.getfixturevalue(name)
         story.cluster.wait_ready(story.model, 300)

@@ -32,13 +32,14 @@ def runs(story: Story, seqs: int) -> bool:
 
 def test_an_operator_out_of_memory(steady: Story) -> None:
     victim = leader(steady.release)
+    before = restarts(steady.release.get("pod", victim))  # a story before this one may have cost it one
     with steady.under_load("OOMKill of the leading operator", FEWER_REQUESTS) as watched:
         watched.struck()
         steady.release.run_until_killed(victim, "operator", EAT_MEMORY)
         change(steady, 40)
         watched.within(240, "change carried out", lambda: runs(steady, 40))
     unharmed(watched)
-    assert steady.release.get("pod", victim)["status"]["containerStatuses"][0]["restartCount"] == 1
+    assert restarts(steady.release.get("pod", victim)) > before
 
 
 def test_two_operators_at_once(steady: Story) -> None:
@@ -49,7 +50,7 @@ def test_two_operators_at_once(steady: Story) -> None:
         watched.struck()
         steady.release.signal(frozen, "operator", "ryzanstein_operator", signal.SIGSTOP)
         change(steady, 41)
-        watched.within(60, "another leads", lambda: leader(steady.release) not in ("", frozen))
+        watched.within(90, "another leads", lambda: leader(steady.release) not in ("", frozen))
         time.sleep(max(0.0, watched.since + FROZEN_SECONDS - time.monotonic()))
         steady.release.signal(frozen, "operator", "ryzanstein_operator", signal.SIGCONT)
         watched.within(240, "change carried out", lambda: runs(steady, 41))
@@ -60,18 +61,19 @@ def test_two_operators_at_once(steady: Story) -> None:
 
 
 @contextmanager
-def without_api_server(nodes: Nodes, control_plane: str) -> Iterator[None]:
+def without_api_server(nodes: Nodes, control_plane: str, story: Story) -> Iterator[None]:
     nodes.docker("exec", control_plane, "mv", MANIFEST, ASIDE)
     try:
         yield
     finally:
         nodes.docker("exec", control_plane, "mv", ASIDE, MANIFEST)
+        until(300, "the API server is back", lambda: answers(story))
 
 
 def answers(story: Story) -> bool:
     """Whether the API server serves our resources: after its start that takes a moment longer than its own /readyz."""
     try:
-        story.cluster.kubectl("get", "inferenceservices.ryzanstein.dev", "--request-timeout=2s")
+        story.cluster.once("get", "inferenceservices.ryzanstein.dev", "--request-timeout=2s")
     except KubectlError:
         return False
     return True
@@ -82,16 +84,15 @@ def test_no_api_server_for_two_minutes(steady: Story, nodes: Nodes) -> None:
     before = {pod_name(pod): restarts(pod) for pod in steady.cluster.pods(steady.model)}
     with steady.under_load("no API server for 120 s", FEWER_REQUESTS) as watched:
         watched.struck()
-        with without_api_server(nodes, pod_name(control_plane)):
-            until(60, "the API server is gone", lambda: not answers(steady))
+        with without_api_server(nodes, pod_name(control_plane), steady):
+            until(120, "the API server is gone", lambda: not answers(steady))
             time.sleep(AWAY_SECONDS)
-        until(120, "the API server is back", lambda: answers(steady))
         watched.struck()
         after = {pod_name(pod): restarts(pod) for pod in steady.cluster.pods(steady.model)}
         change(steady, 42)
         generation = steady.cluster.service(steady.model)["metadata"]["generation"]
         watched.within(
-            60, "operator at work again", lambda: steady.condition("Progressing")["observedGeneration"] == generation
+            120, "operator at work again", lambda: steady.condition("Progressing")["observedGeneration"] == generation
         )
         watched.within(300, "change carried out", lambda: runs(steady, 42))
     unharmed(watched)

@@ -31,13 +31,20 @@ def clear(story: Story) -> str:
     shows) nor operator (whose Lease would have to expire first, as another test shows)."""
     node = str(story.servers()[0]["spec"]["nodeName"])
     release = story.release
+    ours = ("gateway", "operator")
+
+    def elsewhere() -> bool:
+        return all(pod["spec"].get("nodeName", node) != node for pod in release.living(*ours))
+
     release.kubectl("cordon", node)
     try:
-        for pod in release.items("pods", "app.kubernetes.io/component in (gateway,operator)"):
+        for pod in release.living(*ours):
             if pod["spec"].get("nodeName") == node:
                 release.kubectl("delete", "pod", pod_name(pod), "--wait=false")
-        release.wait_gateway(180)
-        release.wait_operator(180)
+        # Not before they have ended there: what comes in their place must find the node still cordoned.
+        until(300, f"no gateway and no operator is on {node}", elsewhere)
+        release.wait_gateway(300)
+        release.wait_operator(300)
     finally:
         release.kubectl("uncordon", node)
     return node
@@ -47,14 +54,14 @@ def apart(release: Release) -> None:
     """The gateways are on two nodes again, as the chart spreads them, after `clear` has moved them to one."""
 
     def spread() -> bool:
-        release.wait_gateway(180)
+        release.wait_gateway(300)
         pods = release.gateways()
         if len({pod["spec"]["nodeName"] for pod in pods}) == 2:
             return True
         release.kubectl("delete", "pod", pod_name(pods[0]))
         return False
 
-    until(300, "the gateways are on two nodes", spread)
+    until(600, "the gateways are on two nodes", spread)
 
 
 @contextmanager
@@ -66,7 +73,7 @@ def broken(nodes: Nodes, node: str, how: str) -> Iterator[None]:
         yield
     finally:
         end(nodes, node)
-        nodes.wait_ready(node, 180)
+        nodes.wait_ready(node, 300)
 
 
 def unhealthy(story: Story) -> dict[str, str]:
@@ -82,13 +89,13 @@ def replacement(story: Story, before: set[str], node: str) -> bool:
 def healed(story: Story, watched: Watched, node: str, before: set[str], detected: float) -> None:
     watched.within(detected, "status told", lambda: node in unhealthy(story))
     watched.within(detected + REPLACED_SECONDS, "replacement scheduled", lambda: replacement(story, before, node))
-    story.cluster.wait_ready(story.model, 180)
+    story.cluster.wait_ready(story.model, 300)
 
 
 def back(story: Story, node: str) -> None:
     """The node is trusted again, and what still ran on it is gone."""
-    until(120, "the status no longer names the node", lambda: node not in unhealthy(story))
-    until(120, "no pod beyond the replicas is left", lambda: len(story.cluster.items("pods", "")) == 2)
+    until(240, "the status no longer names the node", lambda: node not in unhealthy(story))
+    until(240, "no pod beyond the replicas is left", lambda: len(story.cluster.items("pods", "")) == 2)
 
 
 @pytest.mark.parametrize("how", list(FAULTS))
@@ -113,7 +120,7 @@ def test_a_stopped_kubelet(spread: Story, nodes: Nodes) -> None:
             healed(spread, watched, node, before, NOT_READY_SECONDS)
         finally:
             nodes.docker("exec", node, "systemctl", "start", "kubelet")
-            nodes.wait_ready(node, 180)
+            nodes.wait_ready(node, 300)
     unharmed(watched)
     back(spread, node)
 
@@ -124,7 +131,7 @@ def test_a_drained_node(spread: Story) -> None:
     try:
         with spread.under_load("a drain") as watched:
             watched.struck()
-            drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=110s")
+            drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=280s")
             spread.release.kubectl(*drain)
     finally:
         spread.release.kubectl("uncordon", node)

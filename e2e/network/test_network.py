@@ -117,6 +117,6 @@ def test_only_flows_of_the_table_are_seen(cluster: ClusterView, release: Release
         )
 
     with streaming_clients(gateway, "watched", 4):
-        until(120, "each needed flow is seen", needed_are_seen)
+        until(300, "each needed flow is seen", needed_are_seen)
     print("flows seen:", *sorted(seen), sep="\n  ")
     assert flows.complaints(seen) == []

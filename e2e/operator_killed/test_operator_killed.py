@@ -25,12 +25,12 @@ def test_killed_in_the_middle_of_a_create_it_converges(cluster: ClusterView, rel
     def count() -> int:
         return len(cluster.items(",".join(CHILDREN), f"ryzanstein.dev/inference-service={name}"))
 
-    until(30, f"{written} children exist", lambda: count() >= written, every=0.02)
+    until(120, f"{written} children exist", lambda: count() >= written, every=0.02)
     _kill(release)
     cluster.wait_ready(name, 300)
     assert count() == len(CHILDREN)
     assert len(cluster.items("replicasets", f"ryzanstein.dev/inference-service={name}")) == 1, "a second revision"
-    release.wait_operator(120)
+    release.wait_operator(300)
 
 
 def test_killed_in_the_middle_of_an_update_it_converges(cluster: ClusterView, release: Release) -> None:
@@ -46,4 +46,4 @@ def test_killed_in_the_middle_of_an_update_it_converges(cluster: ClusterView, re
     cluster.wait_ready("changed", 240)
     assert conditions(cluster.service("changed"))["Ready"]["observedGeneration"] == 2
     assert len(cluster.items("replicasets", "ryzanstein.dev/inference-service=changed")) == 2
-    release.wait_operator(120)
+    release.wait_operator(300)

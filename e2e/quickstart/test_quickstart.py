@@ -4,7 +4,7 @@ import httpx
 from openai import OpenAI
 
 from cluster_view import ClusterView
-from stories import Gateway, conditions, is_true, service, until
+from stories import REQUEST_SECONDS, Gateway, conditions, is_true, service, until
 
 PROMPTS = ["Return a list of", "If the optional argument", "The default value is"]
 
@@ -48,7 +48,7 @@ def test_the_openai_client_streams_a_chat_through_the_gateway(cluster: ClusterVi
 
 def test_each_condition_is_set_from_the_first_visit_on(cluster: ClusterView) -> None:
     cluster.apply(service("fresh"))
-    seen = until(30, "a status", lambda: conditions(cluster.service("fresh")))
+    seen = until(60, "a status", lambda: conditions(cluster.service("fresh")))
     assert set(seen) >= {"Ready", "Serving", "Progressing", "ModelCached", "CapacityAvailable", "Degraded"}
     assert all(c["reason"] and c["message"] and c["observedGeneration"] == 1 for c in seen.values())
     cluster.wait_ready("fresh", 240)
@@ -57,7 +57,8 @@ def test_each_condition_is_set_from_the_first_visit_on(cluster: ClusterView) -> 
 
 def test_without_a_key_nothing_is_told(gateway: Gateway) -> None:
     body = {"model": "any", "prompt": "x"}
-    for headers in ({}, {"authorization": "Bearer wrong"}):
-        assert httpx.get(f"{gateway.url}/v1/models", headers=headers).status_code == 401
-        assert httpx.post(f"{gateway.url}/v1/completions", json=body, headers=headers).status_code == 401
-    assert httpx.post(f"{gateway.url}/v1/completions", json=body, headers=gateway.headers()).status_code == 404
+    with httpx.Client(base_url=gateway.url, timeout=REQUEST_SECONDS) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            assert client.get("/v1/models", headers=headers).status_code == 401
+            assert client.post("/v1/completions", json=body, headers=headers).status_code == 401
+        assert client.post("/v1/completions", json=body, headers=gateway.headers()).status_code == 404

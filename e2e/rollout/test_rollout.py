@@ -12,15 +12,15 @@ def test_a_new_engine_argument_rolls_out_under_eight_streaming_clients(cluster: 
     before = {pod["metadata"]["uid"] for pod in cluster.pods("rolling")}
 
     with streaming_clients(gateway, "rolling", 8) as load:
-        until(120, "streams before the rollout", lambda: load.requests >= 20)
+        until(240, "streams before the rollout", lambda: load.requests >= 20)
         cluster.patch("rolling", {"spec": {"engine": {"maxNumSeqs": 12}}})
         until(
-            300,
+            600,
             "the old replicas are gone",
             lambda: not before & {p["metadata"]["uid"] for p in cluster.pods("rolling")},
         )
-        cluster.wait_ready("rolling", 120)
-        until(400, f"{MIN_REQUESTS} requests", lambda: load.requests >= MIN_REQUESTS)
+        cluster.wait_ready("rolling", 300)
+        until(800, f"{MIN_REQUESTS} requests", lambda: load.requests >= MIN_REQUESTS)
 
     print(f"rollout: {load.requests} requests, {len(load.failures)} failed")
     assert load.failures == []

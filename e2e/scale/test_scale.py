@@ -28,7 +28,7 @@ def test_kubectl_scale_changes_the_replicas(cluster: ClusterView, gateway: Gatew
     until(180, "no pod", lambda: not cluster.items("pods", f"{OURS}=scaled"))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(answer)
-        assert "spec.replicas is 0" in until(30, "an Event that a request waits", waiting)
+        assert "spec.replicas is 0" in until(120, "an Event that a request waits", waiting)
         assert not asked.done()
         cluster.kubectl("scale", "inferenceservice/scaled", "--replicas=1")
         assert asked.result(360).status_code == 200

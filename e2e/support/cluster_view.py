@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import Any, Self
 
 from stories import Manifest, conditions, is_true, until
 
-KUBECTL_SECONDS = 120
+KUBECTL_SECONDS = 300
+AWAY_SECONDS = 60.0
+AWAY = ("connection refused", "TLS handshake timeout", "i/o timeout", "etcdserver:", "http2: client connection lost")
+"""What kubectl says of an API server that is away for a moment, as one on a starved machine may be."""
 OURS = "ryzanstein.dev/inference-service"
 READ_METRICS = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8001/metrics', timeout=10).read().decode())"
@@ -68,7 +72,20 @@ class Kubectl:
     namespace: str
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl printed. Raises KubectlError with its words when it fails."""
+        """What kubectl printed. Raises KubectlError with its words when it fails; a look at objects, which changes
+        nothing, waits for an API server that is away."""
+        deadline = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                return self.once(*arguments, stdin=stdin)
+            except KubectlError as error:
+                away = arguments[0] == "get" and any(words in str(error) for words in AWAY)
+                if not away or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
+
+    def once(self, *arguments: str, stdin: str | None = None) -> str:
+        """The same, but for the waiting."""
         run = subprocess.run(
             self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=KUBECTL_SECONDS, check=False
         )
@@ -112,7 +129,7 @@ class Kubectl:
             said = self.kubectl("exec", pod, "-c", container, "--", "python", "-c", code)
         except KubectlError as error:
             # With the container's main process goes what was run beside it, sometimes before it could say so.
-            if number != signal.SIGKILL or "exit code 137" not in str(error):
+            if number != signal.SIGKILL or not any(words in str(error) for words in ("exit code 137", "EOF")):
                 raise
         else:
             assert "signalled" in said, f"no process of {pod} has {pattern!r} in its command line"
@@ -130,6 +147,12 @@ class Kubectl:
 
     def items(self, kinds: str, selector: str) -> list[Manifest]:
         return list(json.loads(self.kubectl("get", kinds, "-l", selector, "-o", "json"))["items"])
+
+
+def serves(pod: Manifest) -> bool:
+    """Whether a pod is ready and not on its way out. One that was just made has no conditions yet."""
+    said = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
+    return said.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 class ClusterView(Kubectl):
@@ -166,23 +189,16 @@ class Release(Kubectl):
 
     def gateways(self) -> list[Manifest]:
         """The gateway's pods that are not on their way out."""
-        pods = self.items("pods", "app.kubernetes.io/component=gateway")
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in self.living("gateway") if "deletionTimestamp" not in pod["metadata"]]
+
+    def living(self, *components: str) -> list[Manifest]:
+        """The pods of these, less those that have ended for good and only wait to be forgotten."""
+        pods = self.items("pods", f"app.kubernetes.io/component in ({','.join(components)})")
+        return [pod for pod in pods if pod["status"].get("phase") not in ("Failed", "Succeeded")]
 
     def wait_gateway(self, seconds: float) -> None:
         """Until every replica of the gateway is ready and none is on its way out."""
-
-        def whole() -> bool:
-            pods = self.items("pods", "app.kubernetes.io/component=gateway")
-            ready = [
-                p
-                for p in pods
-                if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"]["conditions"])
-            ]
-            wanted = self.items("deployments", "app.kubernetes.io/component=gateway")[0]["spec"]["replicas"]
-            return len(ready) == len(pods) == wanted
-
-        until(seconds, "the gateway is whole", whole)
+        self._wait_whole("gateway", seconds)
 
     def gateway_metric(self, name: str) -> float:
         """The sum of a metric's series over the gateway's pods."""
@@ -195,7 +211,7 @@ class Release(Kubectl):
     def operator_writes(self) -> int:
         """Writes to the API server, counted by the operator pods themselves."""
         total = 0
-        for pod in self.items("pods", "app.kubernetes.io/component=operator"):
+        for pod in self.living("operator"):
             if "deletionTimestamp" not in pod["metadata"]:
                 metrics = self.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", READ_METRICS)
                 counts = re.findall(r"^ryzanstein_operator_writes_total\{.*\} (\S+)$", metrics, re.MULTILINE)
@@ -203,13 +219,19 @@ class Release(Kubectl):
         return total
 
     def wait_operator(self, seconds: float) -> None:
-        """Until every replica of the operator is ready again."""
+        """The same of the operator."""
+        self._wait_whole("operator", seconds)
+
+    def _wait_whole(self, component: str, seconds: float) -> None:
+        """Looks at the pods: the Deployment's own count may be from before one was deleted."""
+        selector = f"app.kubernetes.io/component={component}"
 
         def whole() -> bool:
-            deployment = self.items("deployments", "app.kubernetes.io/component=operator")[0]
-            return bool(deployment["status"].get("readyReplicas") == deployment["spec"]["replicas"])
+            pods = self.living(component)
+            wanted = self.items("deployments", selector)[0]["spec"]["replicas"]
+            return len(pods) == wanted and all(map(serves, pods))
 
-        until(seconds, "the operator is whole again", whole)
+        until(seconds, f"the {component} is whole", whole)
 
 
 @dataclass(frozen=True)

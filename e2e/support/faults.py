@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos import Ask, Seen, Told, clients
-from cluster_view import READ_METRICS, ClusterView, Release
+from cluster_view import READ_METRICS, ClusterView, KubectlError, Release
 from ryzanstein_worker.contract import LABEL_POD_INDEX, NUM_REQUESTS_RUNNING
 from stories import Gateway, Manifest, conditions, until
 
@@ -33,12 +33,12 @@ class Story:
     def under_load(self, title: str, least: int = MIN_REQUESTS) -> Iterator["Watched"]:
         """The block breaks something; then the load goes on to `least` requests and what was seen is printed."""
         with clients(self.gateway, self.model, self.answers) as seen:
-            until(120, f"{BEFORE} requests before the fault", lambda: seen.requests >= BEFORE, every=0.05)
+            until(240, f"{BEFORE} requests before the fault", lambda: seen.requests >= BEFORE, every=0.05)
             # A node that has just come back may be Ready before the gateways reach its pods again.
-            until(120, "every replica is at work", lambda: all(map(self.running, self.servers())))
+            until(240, "every replica is at work", lambda: all(map(self.running, self.servers())))
             watched = Watched(self, seen, least)
             yield watched
-            until(400, f"{least} requests", lambda: seen.requests >= least)
+            until(800, f"{least} requests", lambda: seen.requests >= least)
         seen.report(title, *watched.times)
 
     def servers(self) -> list[Manifest]:
@@ -46,8 +46,11 @@ class Story:
         return [p for p in self.cluster.pods(self.model) if p["metadata"]["labels"].get(LABEL_POD_INDEX, "0") == "0"]
 
     def running(self, pod: Manifest) -> float:
-        """The requests that a worker has in its engine."""
-        text = self.cluster.kubectl("exec", pod_name(pod), "-c", "worker", "--", "python", "-c", READ_METRICS)
+        """The requests that a worker has in its engine; none where it cannot be asked, as on a node just come back."""
+        try:
+            text = self.cluster.kubectl("exec", pod_name(pod), "-c", "worker", "--", "python", "-c", READ_METRICS)
+        except KubectlError:
+            return 0.0
         return sum(map(float, re.findall(rf"^{NUM_REQUESTS_RUNNING}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
 
     def migrations(self) -> float:

@@ -15,9 +15,9 @@ def test_a_killed_rank_ends_its_group_and_the_service_is_whole_again(cluster: Cl
     cluster.signal(victim, "worker", "engine.rank", signal.SIGKILL)
 
     def said() -> str | None:
-        status = conditions(cluster.service("sturdy"))
-        degraded, ready = status["Degraded"], status["Ready"]
-        return degraded["message"] if degraded["status"] == "True" or ready["status"] == "False" else None
+        # Ready may be False before it: a worker first stops answering, and then its end is known.
+        degraded = conditions(cluster.service("sturdy"))["Degraded"]
+        return degraded["message"] if degraded["status"] == "True" else None
 
     message = until(60, "the status says that a replica is broken", said, every=0.2)
     assert victim in message or "rank" in message, message
@@ -28,8 +28,8 @@ def test_a_killed_rank_ends_its_group_and_the_service_is_whole_again(cluster: Cl
         statuses = [s for pod in cluster.pods("sturdy") for s in pod["status"].get("containerStatuses", [])]
         return sum(status["restartCount"] for status in statuses)
 
-    until(120, "the kubelet restarted the group", lambda: restarts() == 1)
-    cluster.wait_ready("sturdy", 180)
+    until(240, "the kubelet restarted the group", lambda: restarts() > 0)
+    cluster.wait_ready("sturdy", 300)
     assert conditions(cluster.service("sturdy"))["Degraded"]["status"] == "False"
     assert gateway.complete("sturdy", "Return the") == expected
 

@@ -16,7 +16,7 @@ from fakeapi import wait_until
 from operator_builders import SETTINGS, parsed, service
 from ryzanstein_operator.desired.groups import stateful_set
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(400)]
 
 PORTS = ("--port", "--health-port", "--grpc-port")
 NODES = 2
@@ -59,16 +59,16 @@ def pods(tmp_path: Path) -> Iterator[list[Pod]]:
     yield started
     for pod in started:
         pod.process.kill()
-        pod.process.wait(10)
+        pod.process.wait(30)
 
 
 def test_the_pods_of_a_group_meet_answer_through_the_first_and_end_with_it(pods: list[Pod]) -> None:
-    wait_until(lambda: all(pod.ready() for pod in pods), 150, "the group")
+    wait_until(lambda: all(pod.ready() for pod in pods), 240, "the group")
     body = json.dumps({"model": "chat", "prompt": "Once", "max_tokens": 4, "ignore_eos": True}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{pods[0].ports['--port']}/v1/completions", body, {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=90) as answer:
         assert json.loads(answer.read())["usage"]["completion_tokens"] == 4
     pods[0].process.terminate()
-    assert [pod.process.wait(30) for pod in pods] == [0, 0]
+    assert [pod.process.wait(90) for pod in pods] == [0, 0]

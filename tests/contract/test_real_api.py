@@ -163,7 +163,7 @@ def test_samples_are_accepted(release: Release, sample: str, tmp_path: Path) -> 
         "-f",
         str(chart.SAMPLES / sample),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,6 @@
 """What a gateway says of replicas is what the operator's strict reader understands, through the operator's real ear."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import msgspec
@@ -67,19 +66,18 @@ async def test_what_a_gateway_sees_reaches_the_operators_ear(tmp_path: Path) -> 
         fleet.told(one, Status(epoch="a"))
     fleet.told(bad, Status(epoch="a", ready=False, accelerator_fault=FAULT))
     with Doorbell(lambda word: Heard.UNKNOWN, hear, key_file, "127.0.0.1", 0) as bell:
-        teller = Teller(Operators(f"http://127.0.0.1:{bell.port}", key_file), fleet, "gateway/0")
+        # News does not wait for the interval, which here is longer than the test waits.
+        teller = Teller(Operators(f"http://127.0.0.1:{bell.port}", key_file), fleet, "gateway/0", interval=600.0)
         task = asyncio.create_task(teller.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not teller.told_at:
                 await asyncio.sleep(0.01)
         (told,) = heard[0].services
         assert (told.view.sound, [one.address for one in told.view.replicas]) == (1, ["fd00::2"])
         assert (told.view.replicas[0].state, told.view.replicas[0].accelerator_fault) == ("NotReady", FAULT)
-        began = time.monotonic()
         fine.missed(Outcome.REFUSED)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while heard[-1].services[0].view.sound:
                 await asyncio.sleep(0.01)
-        assert time.monotonic() - began < 2.0
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,23 +67,39 @@ def ear(key_file: Path) -> Iterator[Ear]:
 
 
 async def until_heard(ear: Ear, number: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(ear.heard) < number:
             await asyncio.sleep(0.01)
 
 
-async def test_the_operator_is_told_at_once_and_then_seldom_however_many_wait(ear: Ear, key_file: Path) -> None:
+async def until_word(ear: Ear, holds: Callable[[Word], bool]) -> Word:
+    """The first word that is so."""
+    async with asyncio.timeout(30):
+        while True:
+            for _, word in list(ear.heard):
+                if holds(word):
+                    return word
+            await asyncio.sleep(0.01)
+
+
+async def test_the_first_word_does_not_wait_for_the_interval(ear: Ear, key_file: Path) -> None:
+    waker = Waker(Operators(ear.url, key_file), "gateway-0/0", interval=600.0)
+    waker.call(ROUTE, lambda: 1)
+    await until_heard(ear, 1)
+    await waker.close()
+
+
+async def test_the_operator_is_told_seldom_however_many_wait(ear: Ear, key_file: Path) -> None:
     waker = Waker(Operators(ear.url, key_file), "gateway-0/0", interval=1.0)
     waiting = [0]
-    began = time.monotonic()
     for _ in range(200):
         waiting[0] += 1
         waker.call(ROUTE, lambda: waiting[0])
         await asyncio.sleep(0.001)
-    await until_heard(ear, 2)
+    await until_word(ear, lambda word: word.waiting == 200)
     waiting[0] = 0
-    times = [when - began for when, _ in ear.heard]
-    assert times[0] < 1.0, "the first word does not wait for the interval"
+    times = [when for when, _ in ear.heard]
+    assert len(times) > 1
     assert all(after - before > 0.9 for before, after in itertools.pairwise(times))
     assert ear.heard[-1][1] == Word("team", "chat", 200, "gateway-0/0")
     await asyncio.sleep(1.2)
@@ -103,7 +119,7 @@ async def test_an_operator_that_is_not_there_costs_nothing_and_is_told_when_it_c
     waker = Waker(Operators(late.url, key_file), "gateway-0/0", interval=0.1)
     late.bell._server.socket.close()
     waker.call(ROUTE, lambda: 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while "no leading operator heard" not in caplog.text:
             await asyncio.sleep(0.01)
     assert "a-shared-key" not in caplog.text
@@ -119,13 +135,12 @@ async def test_a_request_at_the_gateway_is_told_of_where_no_replica_is_there_or_
     async with open_world(tmp_path, monkeypatch, operator_url=ear.url, operator_key_file=key_file) as world:
         gone = await world.add_replica()
         await gone.stop()
-        for number, model in enumerate(("none", "refusing"), 1):
+        for model in ("none", "refusing"):
             await world.route(model)
             await world.endpoints(model, [] if model == "none" else [gone])
             ask = asyncio.create_task(world.ask(model=model, messages=[]))
-            await until_heard(ear, number)
-            assert ear.heard[-1][1].service == model
-            assert ear.heard[-1][1].waiting == 1
+            word = await until_word(ear, lambda word, model=model: word.service == model)  # type: ignore[misc]  # bound
+            assert word.waiting == 1
             ask.cancel()
             await asyncio.gather(ask, return_exceptions=True)
 
@@ -155,7 +170,7 @@ async def operator(cluster: Cluster, name: str, key_file: Path) -> AsyncIterator
             yield one, f"http://127.0.0.1:{bell.port}"
     finally:
         one.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
 
 
@@ -175,17 +190,16 @@ async def test_requests_that_wait_become_one_event_on_the_service(
     cluster = await Cluster.connect()
     try:
         async with operator(cluster, "operator-0", key_file) as (leader, url):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while leader.probes.ready().detail != "leading":
                     await asyncio.sleep(0.02)
             waiting = [4]
             waker = Waker(Operators(url, key_file), "gateway-0/0", interval=0.1)
-            began = time.monotonic()
             waker.call(ROUTE, lambda: waiting[0])
-            async with asyncio.timeout(10):
+            # At once, not at the next resync, which is minutes away.
+            async with asyncio.timeout(30):
                 while not told():
                     await asyncio.sleep(0.01)
-            assert time.monotonic() - began < 10, "at once, not at the next resync"
             waiting[0] = 9
             await asyncio.sleep(0.6)
             assert told() == ["4 requests wait for a replica; spec.replicas is 0"]
@@ -205,10 +219,10 @@ async def test_the_operators_process_answers_where_it_has_a_key_and_nowhere_else
     for settings, statuses in ((replace(plain, demand_key_file=key_file), [401, 404]), (plain, [])):
         task = asyncio.create_task(serve(settings, "127.0.0.1", 0, port))
         found = []
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             for key in ("wrong", "a-shared-key"):
                 with contextlib.suppress(httpx.ConnectError):
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(30):
                         found.append((await _post(client, url, body, key, patient=bool(statuses))).status_code)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

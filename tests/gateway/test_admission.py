@@ -1,11 +1,13 @@
 """Who goes on, who waits and who is turned away: the gateway's own rules, and what a client sees of them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from aiohttp import web
@@ -53,11 +55,19 @@ class Desk:
     metrics: Metrics = field(default_factory=Metrics)
     table: SharedTable = field(default_factory=SharedTable.private)
     order: list[str] = field(default_factory=list)
+    later: float = 0.0
+    """Seconds that its clock is ahead: how long a wait is felt to last is the test's to say."""
 
     def __post_init__(self) -> None:
         quota, waker = Quota(self.table, 1), Waker(Operators("", None), "test")
         self.admission = Admission(
-            lambda _: self.capacity, quota, waker, self.metrics, shares=Shares(), high=frozenset({"first"})
+            lambda _: self.capacity,
+            quota,
+            waker,
+            self.metrics,
+            shares=Shares(),
+            high=frozenset({"first"}),
+            clock=lambda: time.monotonic() + self.later,
         )
 
     async def admit(self, name: str = "a", priority: str = "normal", route: Route = ROUTE) -> Permit:
@@ -93,7 +103,7 @@ async def test_who_waits_goes_on_when_another_ends_by_class_and_key(desk: Desk) 
     end(running)
     for _ in waiting:
         done, _ = await asyncio.wait(
-            [task for task in waiting if not task.done()], return_when="FIRST_COMPLETED", timeout=5
+            [task for task in waiting if not task.done()], return_when="FIRST_COMPLETED", timeout=30
         )
         await asyncio.sleep(0)
         for task in done:
@@ -102,7 +112,7 @@ async def test_who_waits_goes_on_when_another_ends_by_class_and_key(desk: Desk) 
 
 
 async def test_a_full_queue_and_a_long_wait_are_refused_with_the_time_to_come_again(desk: Desk) -> None:
-    route = Route(**{**_fields(ROUTE), "max_queued_requests": 1, "queue_timeout_seconds": 1})
+    route = Route(**{**_fields(ROUTE), "max_queued_requests": 1, "queue_timeout_seconds": 300})
     running = await desk.admit(route=route)
     waiting = asyncio.create_task(desk.admit(route=route))
     await desk.waits(1)
@@ -110,8 +120,10 @@ async def test_a_full_queue_and_a_long_wait_are_refused_with_the_time_to_come_ag
         await desk.admit(route=route)
     assert (full.value.refusal.status, full.value.refusal.code) == (503, "overloaded")
     assert int(dict(full.value.refusal.headers)[b"retry-after"]) >= 1
+    desk.later = 300
     with pytest.raises(Refused) as late:
-        await waiting
+        async with asyncio.timeout(30):
+            await waiting
     assert (late.value.refusal.status, late.value.refusal.code) == (503, "overloaded")
     assert b"retry-after" in dict(late.value.refusal.headers)
     end(running)
@@ -131,7 +143,7 @@ async def test_whoever_leaves_while_waiting_leaves_at_once_and_takes_no_place(de
     end(running)
     also.cancel()
     await asyncio.gather(also, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         end(await desk.admit("next"))
 
 
@@ -142,7 +154,7 @@ async def test_room_that_appears_by_itself_is_seen(desk: Desk) -> None:
     desk.capacity = Capacity(1, 2)
     await until(lambda: sum(task.done() for task in waiting) == 2, "two went on")
     desk.capacity = Capacity(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting[2]
 
 
@@ -221,7 +233,7 @@ async def test_a_client_that_leaves_while_it_waits_leaves_the_queue(world: World
     ask = asyncio.create_task(world.ask(**ASK))
     await until(lambda: world.gateway.admission.waiting("demo") == 1, "it waits")
     ask.cancel()
-    await until(lambda: world.gateway.admission.waiting("demo") == 0, "it has left", 1.0)
+    await until(lambda: world.gateway.admission.waiting("demo") == 0, "it has left")
 
 
 async def test_requests_per_minute_are_of_each_key_and_said_as_openai_says_them(world: World) -> None:
@@ -363,11 +375,15 @@ async def test_what_a_replica_cannot_take_waits_here_and_the_first_place_that_is
 @pytest.mark.slow
 async def test_under_overload_some_are_refused_at_once_and_the_rest_answered_in_time(world: World) -> None:
     one = await world.add_replica()
-    places, seconds, timeout = 5, 0.2, 2
+    places, seconds, timeout, offered = 5, 0.2, 2, 400
+    asks: list[asyncio.Task[httpx.Response]] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
         assert one.running <= places
+        due = min(offered, len(asks) + 4 * places)
         await asyncio.sleep(seconds)
+        while len(asks) < due:  # four are asked for each that is answered, however slowly this machine asks
+            await asyncio.sleep(0.01)
         return web.json_response(one.unary("demo"))
 
     one.answer = answer
@@ -377,14 +393,13 @@ async def test_under_overload_some_are_refused_at_once_and_the_rest_answered_in_
     route = fleet.table.by_model["demo"]
     (endpoint,) = fleet.endpoints(route)
     fleet.replica(endpoint, route).told(Status(max_num_seqs=places - 1))
-    asks = []
-    for _ in range(40):  # ten in the time in which two and a half can be answered
+    for _ in range(offered // 10):  # ten in the time in which two and a half can be answered
         asks += [asyncio.create_task(world.ask(**ASK)) for _ in range(10)]
         await asyncio.sleep(seconds / 2)
     replies = await asyncio.gather(*asks)
     answered = [reply.elapsed.total_seconds() for reply in replies if reply.status_code == 200]
     refused = [reply for reply in replies if reply.status_code != 200]
-    assert len(answered) + len(refused) == 400
+    assert len(answered) + len(refused) == offered
     assert {reply.status_code for reply in refused} == {503}
     assert {reply.json()["error"]["code"] for reply in refused} == {"overloaded"}
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from processes import until
 from replica import event_stream
 from ryzanstein_worker.contract import ROUTES_CONFIG_MAP, ROUTES_KEY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ASK: dict[str, Any] = {"model": "limited", "messages": []}
 READY = "ryzanstein_gateway_processes_ready"
@@ -45,18 +46,20 @@ async def test_processes_share_what_they_count_and_a_killed_ones_is_taken_out(tm
         await gateway.until_metric(READY, 2)
         await limit(gateway, requestsPerMinute=20, maxConcurrentRequests=3)
         answers: Counter[int] = Counter()
-        async with asyncio.timeout(20):
+        began = time.monotonic()
+        async with asyncio.timeout(40):
             while answers.total() < 44:
                 status = await ask(gateway)
                 if status != 404:  # this process knows of the model
                     answers[status] += 1
-        assert 20 <= answers[200] <= 26, answers  # and one more each three seconds
+        # And one more each three seconds; and one that met a process which stood still with the counts in its hand.
+        assert 20 <= answers[200] <= 21 + (time.monotonic() - began) / 3 < 40, answers
         assert answers[429] == 44 - answers[200]
 
         await limit(gateway, maxConcurrentRequests=3)
         await _until_only(gateway, 200)
         streams = [asyncio.create_task(_hold(gateway)) for _ in range(3)]
-        await until(lambda: gateway.replicas[0].running == 3, 20, "all three are held")
+        await until(lambda: gateway.replicas[0].running == 3, 40, "all three are held")
         await _until_only(gateway, 429)
         for pid in gateway.members:
             os.kill(pid, signal.SIGKILL)
@@ -66,10 +69,10 @@ async def test_processes_share_what_they_count_and_a_killed_ones_is_taken_out(tm
 
 
 async def _until_only(gateway: GatewayProcess, status: int) -> None:
-    """Until eight requests in a row have this status, whichever process got them."""
+    """Until so many requests in a row have this status that no process can have missed all of them by chance."""
     row = 0
-    async with asyncio.timeout(20):
-        while row < 8:
+    async with asyncio.timeout(40):
+        while row < 16:
             try:
                 row = row + 1 if await ask(gateway) == status else 0
             except httpx.TransportError:

@@ -31,7 +31,7 @@ async def put_policy(cluster: LocalCluster, policy: str) -> None:
     text = json.dumps({"version": 1, "models": [row]})
     await cluster.gateway.kube.put(CONFIG_MAPS, {"metadata": metadata, "data": {ROUTES_KEY: text}})
     chosen = f'ryzanstein_gateway_routing_choices_total{{model="{MODEL}",policy="{policy}"'
-    async with asyncio.timeout(20), cluster.gateway.client() as client:
+    async with asyncio.timeout(60), cluster.gateway.client() as client:
         while not any(line.startswith(chosen) for line in await cluster.gateway.metrics()):
             await client.post("/v1/completions", json={"model": MODEL, "prompt": "a", "max_tokens": 1})
 
@@ -39,7 +39,7 @@ async def put_policy(cluster: LocalCluster, policy: str) -> None:
 async def cached(cluster: LocalCluster) -> tuple[float, float]:
     """Prompt tokens found in the workers' prefix caches, and looked up."""
     totals = {PREFIX_CACHE_HITS: 0.0, PREFIX_CACHE_QUERIES: 0.0}
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         for worker in cluster.workers:
             text = (await client.get(f"http://{worker.host}:{worker.health_port}{METRICS}")).text
             for name in totals:

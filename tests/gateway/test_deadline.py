@@ -1,13 +1,47 @@
 """Time limits without a timer each: they end what is late, leave the rest alone, and obey whoever else cancels."""
 
 import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from ryzanstein_gateway.deadline import Deadlines
 
 
-async def test_what_takes_longer_than_the_limit_is_ended_and_what_does_not_is_left_alone() -> None:
+class Skipping(selectors.SelectSelector):
+    """Does not sleep: what it was to wait for has passed at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += max(0.0, timeout or 0.0)
+        return super().select(0)
+
+
+class Clockwork(asyncio.SelectorEventLoop):
+    """Its time passes only while nothing can be done, so that no two timers are confused by a machine that stood
+    still."""
+
+    def __init__(self) -> None:
+        self._skipping = Skipping()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        return self._skipping.now
+
+
+def in_its_own_time(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=Clockwork) as runner:
+        runner.run(work)
+
+
+def test_what_takes_longer_than_the_limit_is_ended_and_what_does_not_is_left_alone() -> None:
+    in_its_own_time(_ended_or_left_alone())
+
+
+async def _ended_or_left_alone() -> None:
     deadlines = Deadlines(0.05)
 
     async def work(seconds: float) -> str:
@@ -27,7 +61,11 @@ async def test_what_takes_longer_than_the_limit_is_ended_and_what_does_not_is_le
     assert not deadlines.running
 
 
-async def test_a_limit_that_is_used_again_after_a_while_still_ends() -> None:
+def test_a_limit_that_is_used_again_after_a_while_still_ends() -> None:
+    in_its_own_time(_ended_again())
+
+
+async def _ended_again() -> None:
     deadlines = Deadlines(0.03)
     async with asyncio.timeout(5):
         for _ in range(3):

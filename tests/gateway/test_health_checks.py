@@ -95,7 +95,7 @@ async def test_a_replica_without_a_page_is_judged_by_its_answers(world: World) -
     await world.route("demo")
     await world.endpoints("demo", crowd)
     refused = 'ryzanstein_gateway_health_checks_failed_total{reason="refused"}'
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while await world.metric(refused) < 4:
         assert time.monotonic() < deadline, "nobody was checked"
         await asyncio.sleep(0.05)
@@ -115,7 +115,7 @@ async def test_streams_leave_a_replica_that_shows_no_sign_of_life_and_no_other(w
         await world.endpoints(model, [first])
         lost[model] = first, second
     streams = {
-        model: asyncio.create_task(world.client.post(CHAT, json=BODY | {"model": model}, timeout=20)) for model in lost
+        model: asyncio.create_task(world.client.post(CHAT, json=BODY | {"model": model}, timeout=50)) for model in lost
     }
     await until(lambda: all(first.running == 1 for first, _ in lost.values()), "each has its stream")
     for model in ("rank", "worker", "busy"):
@@ -123,12 +123,12 @@ async def test_streams_leave_a_replica_that_shows_no_sign_of_life_and_no_other(w
     lost["only"][0].health |= {"beat_age": STALL_SECONDS}
     lost["rank"][0].health |= {"beat_age": STALL_SECONDS}
     lost["worker"][0].mute = True
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(25):
         done = [await streams[model] for model in ("rank", "worker")]
     for model, reply in zip(("rank", "worker"), done, strict=True):
         assert reply.content == Run(BODY | {"model": model}, chat=True).stream()
         assert len(answerers[model][1].resumed) == 1
-        await asyncio.wait_for(lost[model][0].left.wait(), 5)
+        await asyncio.wait_for(lost[model][0].left.wait(), 20)
         labels = f'model="{model}",outcome="resumed",reason="hang"'
         assert await world.metric(f"ryzanstein_gateway_migrations_total{{{labels}}}") == 1
     for model in ("busy", "only"):
@@ -144,7 +144,7 @@ async def waiting(attempts: list[Attempt], since: float | None) -> str:
     attempt.waiting_since = since
     attempts.append(attempt)
     try:
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
     except asyncio.CancelledError:
         if attempt.absorb():
             return "given up"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway_world import KEY, World, open_world, until, write_key
+from gateway_world import CLIENT_SECONDS, KEY, World, open_world, until, write_key
 from kubewatch import kube_watch
 from replica import Replica, free_port
 from ryzanstein_worker.contract import EXIT_CONFIG, HEALTH_READY
@@ -28,7 +28,9 @@ async def test_a_rollout_under_eight_streaming_clients_fails_no_request(world: W
     counts = {"whole": 0}
 
     async def client() -> None:
-        async with httpx.AsyncClient(base_url=world.client.base_url, headers=world.client.headers) as http:
+        async with httpx.AsyncClient(
+            base_url=world.client.base_url, headers=world.client.headers, timeout=CLIENT_SECONDS
+        ) as http:
             while not done.is_set():
                 reply = await http.post("/v1/chat/completions", json=ASK)
                 assert reply.status_code == 200, reply.text
@@ -82,7 +84,7 @@ async def begun_stream(world: World) -> tuple[Replica, "asyncio.Task[bytes]"]:
         return got
 
     task = asyncio.create_task(read())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await begun.wait()
     return one, task
 
@@ -90,7 +92,8 @@ async def begun_stream(world: World) -> tuple[Replica, "asyncio.Task[bytes]"]:
 async def test_draining_is_not_ready_at_once_accepts_for_a_grace_and_lets_streams_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world(tmp_path, monkeypatch, drain_grace_seconds=0.5) as world:
+    # The grace is long enough for all that has to be seen in it, though the machine stands still meanwhile.
+    async with open_world(tmp_path, monkeypatch, drain_grace_seconds=4, drain_seconds=30) as world:
         one, stream = await begun_stream(world)
         assert one.step is not None
         world.stop.set()
@@ -104,7 +107,7 @@ async def test_draining_is_not_ready_at_once_accepts_for_a_grace_and_lets_stream
         for _ in range(one.tokens):
             one.step.release()
         assert (await stream).endswith(b"data: [DONE]\n\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await world.run
 
 
@@ -119,7 +122,7 @@ async def test_a_stream_that_outlasts_the_drain_ends_in_a_typed_error(
     async with open_world(tmp_path, monkeypatch, drain_seconds=1) as world:
         _, stream = await begun_stream(world)
         world.stop.set()
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):
             got = await stream
             await world.run
         assert got.endswith(b"<broken>")
@@ -141,7 +144,7 @@ async def test_a_request_that_still_waits_when_the_drain_is_over_is_told_to_come
 
 
 async def test_the_process_drains_on_sigterm_exits_0_and_logs_no_content(tmp_path: Path) -> None:
-    port, health, upstream = free_port(), free_port(), free_port()
+    port, health, grpc_port, upstream = free_port(), free_port(), free_port(), free_port()
     write_key(tmp_path / "keys", "default", "key", KEY)
     async with kube_watch() as kube:
         kube.write_kubeconfig(tmp_path / "kubeconfig")
@@ -152,21 +155,22 @@ async def test_the_process_drains_on_sigterm_exits_0_and_logs_no_content(tmp_pat
             "RYZANSTEIN_GATEWAY_HOST": "127.0.0.1",
             "RYZANSTEIN_GATEWAY_PORT": str(port),
             "RYZANSTEIN_GATEWAY_HEALTH_PORT": str(health),
+            "RYZANSTEIN_GATEWAY_GRPC_PORT": str(grpc_port),
             "RYZANSTEIN_DRAIN_GRACE_SECONDS": "0.2",
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ryzanstein_gateway", env=environ, stdout=asyncio.subprocess.PIPE
         )
         try:
-            await asyncio.wait_for(_ready(health), 20)
+            await asyncio.wait_for(_ready(health), 40)
             one = Replica("127.0.0.1", upstream)
             headers = {"authorization": f"Bearer {KEY}"}
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
                 body = {"model": "demo", "prompt": "the secret prompt"}
                 assert (await client.post("/v1/completions?q=hidden", json=body)).status_code == 404
             assert not one.received
             process.send_signal(signal.SIGTERM)
-            output, _ = await asyncio.wait_for(process.communicate(), 10)
+            output, _ = await asyncio.wait_for(process.communicate(), 30)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -181,7 +185,7 @@ async def test_the_process_drains_on_sigterm_exits_0_and_logs_no_content(tmp_pat
 
 
 async def _ready(port: int) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         while True:
             try:
                 if (await client.get(f"http://127.0.0.1:{port}{HEALTH_READY}")).status_code == 200:
@@ -199,6 +203,6 @@ async def test_a_wrong_setting_is_one_sentence_and_exit_78() -> None:
         env=os.environ | {"RYZANSTEIN_NAMESPACE": "x", "RYZANSTEIN_GATEWAY_AUTH": "maybe"},
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await asyncio.wait_for(process.communicate(), 20)
+    _, said = await asyncio.wait_for(process.communicate(), 50)
     assert process.returncode == EXIT_CONFIG
     assert said.decode() == "RYZANSTEIN_GATEWAY_AUTH must be one of required, none.\n"

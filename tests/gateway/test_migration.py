@@ -41,9 +41,9 @@ class Pair:
         await self.world.endpoints("demo", [self.first])
         before = len(self.first.received)
         self.loses.may_end.clear()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             asked = asyncio.create_task(self.world.client.post(path, json=BODY | more))
-            await until(lambda: len(self.first.received) > before or asked.done(), "the first has it")
+            await until(lambda: len(self.first.received) > before or asked.done(), "the first has it", 20)
             await self.world.endpoints("demo", [self.first, self.second])
             self.loses.may_end.set()
             return await asked
@@ -90,7 +90,7 @@ async def reading(world: World, **more: Any) -> AsyncIterator[Callable[[], bytes
     task = asyncio.create_task(read())
     try:
         yield lambda: b"".join(got)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             await task
     finally:
         task.cancel()
@@ -143,7 +143,7 @@ async def test_the_clients_body_goes_on_byte_for_byte(world: World) -> None:
     await world.endpoints("demo", [two.first])
     asked = asyncio.create_task(world.client.post(CHAT, content=body, headers={"content-type": "application/json"}))
     two.loses.may_end.clear()
-    await until(lambda: bool(two.first.received), "the first has it")
+    await until(lambda: bool(two.first.received), "the first has it", 20)
     await world.endpoints("demo", [two.first, two.second])
     two.loses.may_end.set()
     assert (await asked).status_code == 200
@@ -172,7 +172,7 @@ async def test_a_replica_that_was_the_only_one_is_waited_for(world: World) -> No
     two = await pair(world, pace=0.01)
     await world.endpoints("demo", [two.first])
     async with reading(world, max_tokens=100) as got:
-        await until(lambda: got() != b"", "the stream has begun")
+        await until(lambda: got() != b"", "the stream has begun", 20)
         await two.first.stop()
         await asyncio.sleep(0.4)
         await two.first.start()
@@ -188,7 +188,7 @@ async def test_without_another_replica_the_client_is_told_in_time(
         two = await pair(world, pace=0.01)
         await world.endpoints("demo", [two.first])
         async with reading(world, max_tokens=1000) as got:
-            await until(lambda: got() != b"", "the stream has begun")
+            await until(lambda: got() != b"", "the stream has begun", 20)
             await two.first.stop()
         assert told(got()) == "upstream_error"
 
@@ -257,7 +257,7 @@ async def test_a_stream_at_two_crashes_without_progress_ends_in_a_typed_error(wo
     two.loses.may_end.clear()
     await world.endpoints("demo", [two.first])
     async with reading(world) as got:
-        await until(lambda: got() != b"", "the stream has begun")
+        await until(lambda: got() != b"", "the stream has begun", 20)
         await world.endpoints("demo", [two.first, two.second])
         two.loses.may_end.set()
     assert told(got()) == "request_quarantined"
@@ -305,7 +305,7 @@ async def test_where_no_replica_goes_on_the_client_is_told(
         two.loses.may_end.clear()
         await world.endpoints("demo", [two.first])
         async with reading(world) as got:
-            await until(lambda: got() != b"", "the stream has begun")
+            await until(lambda: got() != b"", "the stream has begun", 20)
             await world.endpoints("demo", [two.second])
             two.loses.may_end.set()
         assert told(got()) == code
@@ -341,22 +341,23 @@ async def test_a_client_that_leaves_ends_the_stream_that_was_moved(world: World)
     two.keeps.pace = 0.05
     two.loses.may_end.clear()
     await world.endpoints("demo", [two.first])
-    async with asyncio.timeout(10), world.client.stream("POST", CHAT, json=BODY | {"max_tokens": 1000}) as reply:
+    async with asyncio.timeout(20), world.client.stream("POST", CHAT, json=BODY | {"max_tokens": 1000}) as reply:
         pieces = reply.aiter_raw()
         await anext(pieces)
         await world.endpoints("demo", [two.first, two.second])
         two.loses.may_end.set()
         while not two.second.received:
             await anext(pieces)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         await two.second.left.wait()
-    await until(lambda: not world.gateway._fleet.in_flight(), "nothing is counted in flight")
+    await until(lambda: not world.gateway._fleet.in_flight(), "nothing is counted in flight", 20)
 
 
 async def test_the_access_log_counts_migrations_and_tokens(world: World, caplog: pytest.LogCaptureFixture) -> None:
     two = await pair(world, End.RESET)
     with caplog.at_level("INFO", logger="ryzanstein_gateway.access"):
         await two.ask()
-        await until(lambda: bool(caplog.records), "the access log has a line")
-    entry = next(record.access for record in caplog.records if hasattr(record, "access"))
+        # There are other lines: the loss is warned of.
+        await until(lambda: any(hasattr(one, "access") for one in caplog.records), "the access log has a line", 20)
+    (entry,) = [record.access for record in caplog.records if hasattr(record, "access")]
     assert (entry.migrations, entry.completion_tokens, entry.tries) == (1, 12, 2)

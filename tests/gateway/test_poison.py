@@ -25,11 +25,13 @@ from ryzanstein_worker.contract import COMPLETIONS, REALTIME
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # a worker's start is in the first test's time
 
 GOOD = {"model": MODEL_NAME, "prompt": "The quick brown fox", "max_tokens": 8, "temperature": 0.8, "seed": 5}
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 SERVED, REFUSED = "served", "refused"
+PATIENCE = 30.0
+"""Seconds after which something is taken not to come. No promise."""
 OUR_FAULT = {"internal_error", "engine_error", "engine_lost", "upstream_error"}
 CALLERS_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -122,7 +124,7 @@ class Socket:
             await self._socket.send(message.decode())
         except UnicodeDecodeError:
             return None  # a text frame cannot carry it; what comes of one that tries is a test of its own
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (answer := json.loads(await self._socket.recv()))["type"] == "event":
                 pass
         if answer["type"] == "done":
@@ -144,7 +146,7 @@ class Grpc:
 
     async def call(self, method: str, raw: bytes) -> str:
         call = self._channel.unary_stream(f"/{SERVICE}/{method}")(
-            raw, metadata=(("authorization", f"Bearer {KEY}"),), timeout=20
+            raw, metadata=(("authorization", f"Bearer {KEY}"),), timeout=PATIENCE
         )
         try:
             async for _ in call:
@@ -226,12 +228,12 @@ async def _exchange(
         writer.write(sent)
         if half_close:
             writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await writer.drain()
     answer = b""
     with suppress(ConnectionError, *([] if closes else [TimeoutError])):
         while True:
-            async with asyncio.timeout(0.2 if answer else 10):
+            async with asyncio.timeout(0.2 if answer else PATIENCE):
                 piece = await reader.read(65536)
             if not piece:
                 break
@@ -314,7 +316,7 @@ async def _reset(world: World) -> None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.write(sent)
         if sent is whole:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await reader.readuntil(b"data:")
         writer.transport.abort()
 
@@ -325,7 +327,7 @@ async def _slow_reader(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port, limit=1)
     writer.write(_whole(body))
     for _ in range(5):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await reader.read(1)
         await asyncio.sleep(0.1)
     writer.transport.abort()
@@ -396,7 +398,7 @@ async def _socket_that_breaks_the_rules(world: World) -> None:
     for breach in breaches:
         async with connect(url, additional_headers=headers, proxy=None, compression=None) as one:
             one.transport.write(breach)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 with suppress(ConnectionClosed):
                     while True:
                         await one.recv()
@@ -408,7 +410,7 @@ async def _socket_dropped_in_mid_stream(world: World) -> None:
     async with connect(url, additional_headers=headers, proxy=None, compression=None) as one:
         for name in "abcdefgh":
             await one.send(json.dumps({"type": "create", "id": name, "kind": "completion", "request": LONG}))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await one.recv()
         one.transport.abort()
 
@@ -427,8 +429,8 @@ async def test_what_is_done_to_a_connection_harms_only_that_one(
 ) -> None:
     async with unharmed(world, worker):
         await attack(world)
-    async with httpx.AsyncClient(timeout=10) as client:
-        async with asyncio.timeout(10):  # and nothing of it goes on running
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+        async with asyncio.timeout(PATIENCE):  # and nothing of it goes on running
             while True:
                 metrics = (await client.get(f"{worker.health}/metrics")).text
                 running = [line for line in metrics.splitlines() if line.startswith("ryzanstein_num_requests_running{")]

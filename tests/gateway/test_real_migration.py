@@ -13,7 +13,7 @@ import pytest
 from gateway_world import KEY
 from local_cluster import MODEL, LocalCluster, local_cluster
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(480)]
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -89,12 +89,12 @@ async def streams(cluster: LocalCluster, kills: bool) -> list[bytes]:
         return got
 
     headers = {"authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=cluster.door.url, headers=headers, timeout=120) as client:
+    async with httpx.AsyncClient(base_url=cluster.door.url, headers=headers, timeout=180) as client:
         asked = [
             asyncio.create_task(read(client, path, more, event))
             for (path, more), event in zip(ASKS, began, strict=True)
         ]
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(180):
             for event in began:
                 await event.wait()
             if kills:
@@ -111,6 +111,7 @@ async def test_a_killed_workers_streams_go_on_whatever_their_options(tmp_path: P
         # Both are known, and all streams begin at the first: the second is told of once they have.
         asked = asyncio.create_task(streams(cluster, kills=True))
         while await _running(cluster) < len(ASKS):
+            assert not asked.done(), "too late: they have ended"
             await asyncio.sleep(0.02)
         await cluster.announce(cluster.workers)
         got = await asked

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from gateway_world import KEY, World, open_world, until
@@ -39,7 +39,7 @@ async def create(one: ClientConnection, name: str, request: dict[str, Any] = CHA
 
 
 async def hear(one: ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         message: dict[str, Any] = json.loads(await one.recv())
         return message
 
@@ -69,7 +69,7 @@ async def one_replica(world: World) -> Replica:
 
 async def closed(one: ClientConnection) -> int:
     """The code with which the other side closes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         with suppress(ConnectionClosed):
             while True:
                 await one.recv()
@@ -114,11 +114,11 @@ async def test_streams_take_turns(world: World) -> None:
     async with dial(world) as one:
         await create(one, "a")
         await create(one, "b")
-        await until(lambda: replica.running == 2, "both run")
+        await until(lambda: replica.running == 2, "both run", 20)
         for _ in range(40):
             replica.step.release()
             await asyncio.sleep(0)
-        order = []
+        order: list[str] = []
         while len(order) < 40:
             message = await hear(one)
             if message["type"] == "event":
@@ -133,11 +133,11 @@ async def test_cancel_ends_one_request_and_its_work_and_leaves_the_others(world:
     async with dial(world) as one:
         await create(one, "a")
         await create(one, "b")
-        await until(lambda: replica.running == 2, "both run")
+        await until(lambda: replica.running == 2, "both run", 20)
         await say(one, type="cancel", id="a")
         await say(one, type="cancel", id="never-was")
         assert (await hear(one))["type"] == "cancelled"
-        await until(lambda: replica.running == 1, "the work of the cancelled one has ended", 1)
+        await until(lambda: replica.running == 1, "the work of the cancelled one has ended", 20)
         for _ in range(3):
             replica.step.release()
         assert text((await hear_all(one, "b"))["b"]) != ""
@@ -153,9 +153,9 @@ async def test_a_client_that_leaves_ends_all_its_work(world: World) -> None:
     async with dial(world) as one:
         for name in "abc":
             await create(one, name)
-        await until(lambda: replica.running == 3, "all run")
+        await until(lambda: replica.running == 3, "all run", 20)
         one.transport.abort()
-    await until(lambda: replica.running == 0, "no work is left", 1)
+    await until(lambda: replica.running == 0, "no work is left", 20)
 
 
 MALFORMED: dict[str, tuple[str, str]] = {
@@ -194,7 +194,7 @@ async def test_refusals_of_a_request_are_its_error_and_nobody_elses(world: World
     replica.step = asyncio.Semaphore(0)
     async with dial(world) as one:
         await create(one, "runs")
-        await until(lambda: replica.running == 1, "it runs")
+        await until(lambda: replica.running == 1, "it runs", 20)
         cases: list[tuple[str, dict[str, Any], int, str]] = [
             ("runs", CHAT, 409, "id_in_use"),
             ("other", CHAT | {"model": "nobody"}, 404, "model_not_found"),
@@ -261,10 +261,11 @@ async def test_a_slow_reader_slows_its_own_requests_and_nobody_elses(world: Worl
     replica.answer = floods
     async with dial(world, max_queue=1) as slow:
         await create(slow, "a")
-        before = -1
-        while before != sent:  # until nothing moves any more
-            before = sent
-            await asyncio.sleep(0.2)
+        await until(lambda: sent > 0, "the flood has begun", 20)
+        before, still = -1, 0
+        while still < 20:  # until nothing moves any more: many looks, for one alone may follow on a standstill of ours
+            before, still = sent, still + 1 if before == sent else 0
+            await asyncio.sleep(0.02)
         assert 0 < sent < 10_000, "the replica was slowed down"
         replica.answer = None
         async with dial(world) as quick:
@@ -276,35 +277,38 @@ async def test_a_slow_reader_slows_its_own_requests_and_nobody_elses(world: Worl
 async def test_silence_ends_an_idle_socket_but_none_that_waits_for_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_world(tmp_path, monkeypatch, realtime_idle_seconds=0.3) as world:
+    async with open_world(tmp_path, monkeypatch, realtime_idle_seconds=2.0) as world:
         replica = await one_replica(world)
         replica.step = asyncio.Semaphore(0)
         async with dial(world) as one:
             await create(one, "a")
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2.5)
             for _ in range(3):
                 replica.step.release()
             assert (await hear_all(one, "a"))["a"][-1]["type"] == "done"
             assert await closed(one) == 1000
 
 
-async def test_draining_lets_requests_end_takes_no_new_ones_and_closes_with_1001(world: World) -> None:
-    replica = await one_replica(world)
-    replica.step = asyncio.Semaphore(1)
-    async with dial(world) as one, dial(world) as idle:
-        await create(one, "a")
-        assert (await hear(one))["type"] == "event"
-        world.stop.set()
-        assert await closed(idle) == 1001
-        await create(one, "b")
-        answer = await hear(one)
-        assert (answer["id"], answer["error"]["code"]) == ("b", "shutting_down")
-        for _ in range(2):
-            replica.step.release()
-        assert (await hear_all(one, "a"))["a"][-1]["type"] == "done"
-        assert await closed(one) == 1001
-    async with asyncio.timeout(5):
-        await world.run
+async def test_draining_lets_requests_end_takes_no_new_ones_and_closes_with_1001(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path, monkeypatch, drain_seconds=30) as world:
+        replica = await one_replica(world)
+        replica.step = asyncio.Semaphore(1)
+        async with dial(world) as one, dial(world) as idle:
+            await create(one, "a")
+            assert (await hear(one))["type"] == "event"
+            world.stop.set()
+            assert await closed(idle) == 1001
+            await create(one, "b")
+            answer = await hear(one)
+            assert (answer["id"], answer["error"]["code"]) == ("b", "shutting_down")
+            for _ in range(2):
+                replica.step.release()
+            assert (await hear_all(one, "a"))["a"][-1]["type"] == "done"
+            assert await closed(one) == 1001
+        async with asyncio.timeout(20):
+            await world.run
 
 
 async def test_what_outlasts_the_drain_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +404,8 @@ async def test_sockets_count_as_connections(tmp_path: Path, monkeypatch: pytest.
 async def test_a_handshake_of_a_megabyte_is_refused(world: World) -> None:
     url = f"ws://127.0.0.1:{world.gateway.port}{REALTIME}"
     headers = {"authorization": f"Bearer {KEY}", "x-pad": "x" * (1 << 20)}
-    with pytest.raises((InvalidStatus, ConnectionError)):
+    # The gateway hangs up on what it does not read: the reset may overtake its answer.
+    with pytest.raises((InvalidStatus, InvalidMessage, ConnectionError)):
         async with connect(url, additional_headers=headers, proxy=None):
             pass
 
@@ -414,5 +419,5 @@ async def test_a_client_that_hangs_up_mid_frame_leaves_nothing(world: World) -> 
     async with dial(world) as one:
         await say(one, type="cancel", id="x")
         pong = await one.ping()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await pong

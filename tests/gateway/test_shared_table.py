@@ -36,7 +36,7 @@ def member(path: Path, column: int, steps: int) -> "subprocess.Popen[str]":
 
 def end(process: "subprocess.Popen[str]") -> None:
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
 
 
 def test_no_step_of_any_process_is_lost_and_a_dead_ones_counts_are_taken_out(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_no_step_of_any_process_is_lost_and_a_dead_ones_counts_are_taken_out(tmp
         assert table.update("bucket", lambda before: before) == 4000.0
         assert table.count("count") == 4000
         members[0].kill()
-        members[0].wait(10)
+        members[0].wait(30)
         table.clear(1)
         assert table.count("count") == 2000
         SharedTable.attach(path, 2).close()  # a process that takes its place begins at nothing
@@ -78,7 +78,7 @@ def test_a_process_frozen_with_the_lock_does_not_freeze_the_others(tmp_path: Pat
         began = time.monotonic()
         with pytest.raises(Unavailable):
             table.add("count", 1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # its holder is frozen until the end: this is far from for ever
     finally:
         end(frozen)
     assert table.add("count", 1) == 1, "its lock went with it"

@@ -50,7 +50,7 @@ async def shown_serial(port: int, context: ssl.SSLContext | None = None) -> int:
 
 async def until_shown(port: int, serial: int) -> None:
     """Wait until new connections are shown this certificate."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while await shown_serial(port) != serial:
             await asyncio.sleep(0.02)
 
@@ -92,7 +92,7 @@ async def test_certificates_change_under_load_and_no_request_fails(
             await until_shown(port, serial_of(pair[0]))
             if number == 1:
                 mount(tmp_path / "tls", (AUTHORITY.pair()[0], pair[1]))  # a key that is not the certificate's
-                await until(lambda: "before stays in force" in caplog.text, "it is said")
+                await until(lambda: "before stays in force" in caplog.text, "it is said", 20)
                 assert await shown_serial(port) == serial_of(pair[0]), "the one of before stays"
             goal = whole + 10
             async with asyncio.timeout(20):
@@ -111,7 +111,7 @@ async def test_websocket_and_grpc_speak_tls_with_the_same_certificate_and_take_t
 
     async def check(channel: grpc.aio.Channel) -> int:
         stub = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
         return int(answer.status)
 
     def channel_of(world: World, authority: Authority) -> grpc.aio.Channel:
@@ -133,7 +133,7 @@ async def test_websocket_and_grpc_speak_tls_with_the_same_certificate_and_take_t
             other = Authority()
             pair = other.pair()
             mount(tmp_path / "tls", pair)
-            await until(lambda: world.gateway._certificate.pair == Pair(*pair), "it is taken")  # type: ignore[union-attr]
+            await until(lambda: world.gateway._certificate.pair == Pair(*pair), "it is taken", 20)  # type: ignore[union-attr]
             await greet(world, other)
             async with channel_of(world, other) as after:
                 assert await check(after) == health_pb2.HealthCheckResponse.SERVING
@@ -168,14 +168,17 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(
         tmp_path, monkeypatch, tls_cert_file=chain, tls_key_file=key, head_timeout_seconds=0.3
     ) as world:
         reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await reader.read() == b"", "closed from the other side"
         writer.close()
 
 
 async def test_every_process_of_a_gateway_takes_the_new_certificate(tmp_path: Path) -> None:
     chain, key = mount(tmp_path / "tls", AUTHORITY.pair())
-    environ = {"RYZANSTEIN_GATEWAY_TLS_CERT_FILE": str(chain), "RYZANSTEIN_GATEWAY_TLS_KEY_FILE": str(key)}
+    environ: dict[str, Any] = {
+        "RYZANSTEIN_GATEWAY_TLS_CERT_FILE": str(chain),
+        "RYZANSTEIN_GATEWAY_TLS_KEY_FILE": str(key),
+    }
     async with gateway_process(tmp_path, RYZANSTEIN_GATEWAY_PROCESSES="2", **environ) as gateway:
         await gateway.until_metric("ryzanstein_gateway_processes_ready", 2)
         pair = AUTHORITY.pair()
@@ -183,7 +186,7 @@ async def test_every_process_of_a_gateway_takes_the_new_certificate(tmp_path: Pa
         await until_shown(gateway.port, serial_of(pair[0]))
         taken = "a new TLS certificate is in force"
         await until(
-            lambda: {one["process"] for one in gateway.records if one["message"] == taken} == {0, 1}, "both", 10
+            lambda: {one["process"] for one in gateway.records if one["message"] == taken} == {0, 1}, "both", 20
         )
         assert {await shown_serial(gateway.port) for _ in range(12)} == {serial_of(pair[0])}
         async with gateway.client(scheme="https", verify=AUTHORITY.client_context()) as client:

@@ -21,7 +21,7 @@ from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.outlier import Ejection
 from ryzanstein_gateway.replica_state import ReplicaState
 from ryzanstein_gateway.routes import Route, RouteTable
-from ryzanstein_gateway.telling import Teller
+from ryzanstein_gateway.telling import STANDBY_SECONDS, Teller
 from ryzanstein_gateway.views import Looks, ReplicaView, ServiceView, State, View, encode
 from ryzanstein_gateway.vitals import Outcome, Status
 
@@ -232,6 +232,12 @@ def test_of_a_groups_other_pods_only_a_bad_accelerator_is_told() -> None:
     assert [one.endpoint.host for one in fleet.candidates(fleet.table.by_model["chat"])] == ["10.0.0.1"]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is held up by this machine has not failed: only what a test does to an operator counts."""
+    monkeypatch.setattr("ryzanstein_gateway.operators.CALL_SECONDS", 60.0)
+
+
 async def run(teller: Teller) -> "asyncio.Task[None]":
     return asyncio.create_task(teller.run())
 
@@ -244,30 +250,31 @@ async def end(task: "asyncio.Task[None]") -> None:
 async def test_news_come_at_once() -> None:
     fleet = fleet_of("10.0.0.1", "10.0.0.2")
     async with listening() as ear:
+        began = time.time()
         teller = Teller(Several(ear), fleet, "g/0", interval=60.0)
         task = await run(teller)
-        await ear.until("the first view", lambda one: one.service(SERVICE[1])["sound"] == 2)
+        await ear.until("the first view", lambda one: one.service(SERVICE[1])["sound"] == 2, 20)
         one, _ = fleet.to_check()
-        before = time.monotonic()
         one.missed(Outcome.REFUSED)
-        found = await ear.until("the dead one", lambda one: one.service(SERVICE[1])["sound"] == 1)
-        assert found.at - before < 2.0
+        found = await ear.until("the dead one", lambda one: one.service(SERVICE[1])["sound"] == 1, 20)  # far below 60
         assert [(one["address"], one["state"]) for one in found.service(SERVICE[1])["replicas"]] == [
             ("10.0.0.1", "Refused")
         ]
         assert found.view["sender"] == "g/0"
-        assert time.time() - teller.told_at < 5
+        assert began <= teller.told_at <= time.time()
         await end(task)
 
 
 @pytest.mark.slow
 async def test_without_news_the_same_is_said_as_often_as_the_interval_says() -> None:
     async with listening() as ear:
+        began = time.monotonic()
         task = await run(Teller(Several(ear), fleet_of("10.0.0.1"), "g/0", interval=0.6))
-        await ear.until("the first view", lambda one: True)
-        await ear.until("the third", lambda one: len(ear.heard) >= 3)
-        first, second, third = (one.at for one in ear.heard[:3])
-        assert min(second - first, third - second) > 0.4
+        await ear.until("the first view", lambda one: True, 20)
+        await ear.until("the third", lambda one: len(ear.heard) >= 3, 20)
+        # From the begin on, not from one to the next: one that was late on its way comes close before the next.
+        for number, one in enumerate(ear.heard[:3]):
+            assert one.at - began >= 0.6 * number
         await end(task)
 
 
@@ -288,7 +295,7 @@ async def test_many_changes_are_at_most_four_messages_a_second(monkeypatch: pyte
         task = await run(teller)
         began = time.monotonic()
         for number in range(150):
-            fleet.told(one, page(phase=("serving", "draining")[number % 2]))
+            fleet.told(one, page(accelerator_fault=f"fault {number}"))  # never the same at two looks
             await asyncio.sleep(0.01)
         most = (time.monotonic() - began) / 0.25 + 2
         assert 2 <= looks <= most
@@ -301,15 +308,15 @@ async def test_an_operator_that_does_not_answer_keeps_no_news_from_another() -> 
     async with listening() as slow, listening() as quick:
         slow.hold = asyncio.Event()
         task = await run(Teller(Several(slow, quick), fleet, "g/0"))
-        await quick.until("the first view", lambda one: one.service(SERVICE[1])["sound"] == 2)
-        await until(lambda: len(slow.heard) == 1, "the slow one has its message")
+        await quick.until("the first view", lambda one: one.service(SERVICE[1])["sound"] == 2, 20)
+        await until(lambda: len(slow.heard) == 1, "the slow one has its message", 20)
         one, _ = fleet.to_check()
         one.missed(Outcome.REFUSED)
-        await quick.until("the dead one", lambda one: one.service(SERVICE[1])["sound"] == 1, 1.5)
+        await quick.until("the dead one", lambda one: one.service(SERVICE[1])["sound"] == 1, 20)  # the other has 60
         assert len(slow.heard) == 1, "none has two messages under way"
         slow.hold.set()
         slow.hold = None
-        await slow.until("the slow one hears it as well", lambda one: one.service(SERVICE[1])["sound"] == 1)
+        await slow.until("the slow one hears it as well", lambda one: one.service(SERVICE[1])["sound"] == 1, 20)
         await end(task)
 
 
@@ -319,14 +326,15 @@ async def test_a_stand_by_or_a_busy_one_is_told_again_soon_and_who_leads_counts(
 ) -> None:
     async with listening() as ear:
         ear.status = 503
-        teller = Teller(Several(ear), fleet_of("10.0.0.1"), "g/0")
+        began = time.monotonic()
+        teller = Teller(Several(ear), fleet_of("10.0.0.1"), "g/0", interval=60.0)
         task = await run(teller)
-        await until(lambda: len(ear.heard) == 1, "it was told")
-        await asyncio.sleep(1.0)
-        assert len(ear.heard) == 1
-        assert teller.told_at == 0.0
+        await until(lambda: len(ear.heard) == 1, "it was told", 20)
         ear.status = 200
-        await until(lambda: teller.told_at > 0, "it leads now, and hears of it before the usual time", 2.5)
+        await until(lambda: len(ear.heard) == 2 or teller.told_at > 0, "it is told again before the usual time", 20)
+        assert len(ear.heard) == 2, "one that stands by does not count as having heard it"
+        assert ear.heard[1].at - began >= STANDBY_SECONDS
+        await until(lambda: teller.told_at > 0, "it leads now", 20)
         assert not caplog.records
         await end(task)
 
@@ -338,19 +346,19 @@ async def test_operators_that_are_away_are_warned_of_once_and_told_when_they_com
     async with listening() as ear:
         await ear.stop()
         task = await run(Teller(Several(ear), fleet_of("10.0.0.1"), "g/0"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while "no operator hears" not in caplog.text:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(1.3)
         assert caplog.text.count("no operator hears") == 1
         await ear.start()
-        await ear.until("it is there", lambda one: one.service(SERVICE[1])["sound"] == 1)
+        await ear.until("it is there", lambda one: one.service(SERVICE[1])["sound"] == 1, 20)
         assert {record.levelno for record in caplog.records} == {logging.WARNING}
         await end(task)
 
 
 async def test_without_operators_or_before_the_routes_are_known_nothing_is_said(tmp_path: Path) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await Teller(Operators("", None), fleet_of(), "g/0").run()
     async with listening() as ear:
         why = ["not listed yet"]
@@ -358,7 +366,7 @@ async def test_without_operators_or_before_the_routes_are_known_nothing_is_said(
         await asyncio.sleep(0.6)
         assert ear.heard == []
         why[0] = ""
-        heard = await ear.until("all is known", lambda one: True)
+        heard = await ear.until("all is known", lambda one: True, 20)
         said = {"namespace": "models", "service": SERVICE[1], "sound": 0, "in_flight": 0, "waiting": 0, "replicas": []}
         assert heard.service(SERVICE[1]) | {"idle_seconds": 0.0} == said | {"idle_seconds": 0.0}
         await end(task)
@@ -371,21 +379,21 @@ async def test_a_gateway_finds_its_operator_by_name_and_shows_its_key(
     key_file = tmp_path / "key"
     key_file.write_text("an-older-key\n")
     async with listening() as ear:
-        url = f"http://localhost.localdomain:{ear.port}"
+        url, began = f"http://localhost.localdomain:{ear.port}", time.time()
         monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", _looked_up)
         async with open_world(tmp_path, monkeypatch, operator_url=url, operator_key_file=key_file) as world:
-            await until(lambda: ear.refused > 0, "it was told with a key that is not the operator's")
+            await until(lambda: ear.refused > 0, "it was told with a key that is not the operator's", 20)
             assert ear.heard == []
             key_file.write_text(f"{KEY}\n")
             one = await world.add_replica()
             await one.show_health(world.health_port)
             await world.route("chat")
             await world.endpoints("chat", [one])
-            sound = await ear.until("the replica", lambda heard: heard.service("chat-workers").get("sound") == 1, 15)
+            sound = await ear.until("the replica", lambda heard: heard.service("chat-workers").get("sound") == 1, 25)
             assert sound.service("chat-workers")["namespace"] == NAMESPACE
             await one.hide_health()
-            await ear.until("its end", _state("chat-workers", one.host, "Refused"))
-            assert await world.metric("ryzanstein_gateway_views_told_timestamp_seconds") > time.time() - 10
+            await ear.until("its end", _state("chat-workers", one.host, "Refused"), 20)
+            assert await world.metric("ryzanstein_gateway_views_told_timestamp_seconds") >= began
     assert "an-older-key" not in caplog.text
 
 
@@ -442,9 +450,9 @@ async def test_a_page_in_pieces_is_one_and_one_that_is_none_is_no_dead_node(
             def vitals_known() -> bool:
                 return any(known.vitals.status for known in world.gateway._fleet._replicas.values())
 
-            await until(vitals_known, "the long page was read")
+            await until(vitals_known, "the long page was read", 20)
             assert state() is None
             for mode in ("garbage", "error", "hangup"):
-                await until(lambda: state() is State.NOT_READY, f"{mode} was seen")
+                await until(lambda: state() is State.NOT_READY, f"{mode} was seen", 20)
                 mode = "pieces"
-                await until(lambda: state() is None, "it is sound again")
+                await until(lambda: state() is None, "it is sound again", 20)

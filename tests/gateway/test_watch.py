@@ -26,7 +26,7 @@ async def two_replicas(world: World, **row: Any) -> tuple[Replica, Replica]:
     return first, second
 
 
-async def learns(world: World, first: Replica, second: Replica, seconds: float = 5.0) -> None:
+async def learns(world: World, first: Replica, second: Replica, seconds: float = 20.0) -> None:
     """The gateway comes to know the second replica and still serves."""
     await world.endpoints("demo", [first, second], known=False)
     want = {(first.host, False), (second.host, False)}
@@ -86,18 +86,25 @@ NONSENSE = [
 ]
 
 
-async def test_nonsense_on_a_watch_is_survived(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longer an API server is away, the longer it is not asked: on a slow machine longer than a test waits."""
     monkeypatch.setattr("ryzanstein_gateway.kube._LONGEST_PAUSE", 0.2)
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_nonsense_on_a_watch_is_survived(world: World) -> None:
     first, second = await two_replicas(world)
     for line in NONSENSE:
-        await until(lambda: world.kube.watching == 2, "both watches are open")
+        await until(lambda: world.kube.watching == 2, "both watches are open", 20)
         goal = world.kube.lists + 2
         world.kube.say(line)
-        await until(lambda goal=goal: world.kube.lists >= goal, "both begin anew")  # type: ignore[misc]
+        await until(lambda goal=goal: world.kube.lists >= goal, "both begin anew", 20)  # type: ignore[misc]
         assert (await world.ask(**ASK)).status_code == 200
     await learns(world, first, second)
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_an_api_server_that_is_gone_changes_nothing_for_clients(world: World) -> None:
     first, second = await two_replicas(world)
     port = int(world.kube.url.rsplit(":", 1)[1])
@@ -110,13 +117,14 @@ async def test_an_api_server_that_is_gone_changes_nothing_for_clients(world: Wor
     await learns(world, first, second)
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_an_api_server_that_answers_errors_is_asked_again(world: World) -> None:
     first, second = await two_replicas(world)
     for status in (403, 429, 500, 503):
         world.kube.broken_status = status
         world.kube.hang_up()
         goal = len(world.kube.requests) + 3
-        await until(lambda goal=goal: len(world.kube.requests) >= goal, "it is asked again")  # type: ignore[misc]
+        await until(lambda goal=goal: len(world.kube.requests) >= goal, "it is asked again", 20)  # type: ignore[misc]
         assert (await world.ask(**ASK)).status_code == 200
     world.kube.broken_status = 0
     await learns(world, first, second)
@@ -128,36 +136,37 @@ async def test_a_watch_into_a_black_hole_is_noticed(tmp_path: Path, monkeypatch:
         world.kube.silent = True
         goal = world.kube.watches + 2
         world.kube.hang_up()
-        await until(lambda: world.kube.watches >= goal and world.kube.watching == 2, "both watches hang in silence")
+        await until(lambda: world.kube.watches >= goal and world.kube.watching == 2, "both watches hang in silence", 20)
         world.kube.silent = False
-        await learns(world, first, second, seconds=4)
+        await learns(world, first, second)  # the watch itself would hang in silence for a minute
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_gateway_that_has_seen_nothing_is_alive_but_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_world(tmp_path, monkeypatch, kube_status=503) as world:
-        await until(lambda: len(world.kube.requests) >= 4, "it has asked in vain")
+        await until(lambda: len(world.kube.requests) >= 4, "it has asked in vain", 20)
         assert await world.probe(HEALTH_READY) == 503
         assert await world.probe(HEALTH_LIVE) == 200
         assert await world.probe("/v1/models") == 404
         world.kube.broken_status = 0
-        await until(lambda: not world.gateway.why_not_ready(), "it is ready")
+        await until(lambda: not world.gateway.why_not_ready(), "it is ready", 20)
         assert await world.probe(HEALTH_READY) == 200
 
 
 def probe_blocking(url: str) -> int:
     """As the kubelet asks: from outside the event loop, which stands still meanwhile."""
-    return httpx.get(url).status_code
+    return httpx.get(url, timeout=20).status_code
 
 
 async def test_a_stuck_event_loop_is_not_alive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ryzanstein_gateway.health.STUCK_SECONDS", 1.5)
+    monkeypatch.setattr("ryzanstein_gateway.health.STUCK_SECONDS", 4.0)  # a beat is a second, and a probe blocks too
     url = f"http://127.0.0.1:{world.gateway.health_port}{HEALTH_LIVE}"
     assert probe_blocking(url) == 200
-    time.sleep(1.6)  # noqa: ASYNC251 - this is the fault
+    time.sleep(4.1)  # noqa: ASYNC251 - this is the fault
     assert probe_blocking(url) == 503
-    await until(lambda: probe_blocking(url) == 200, "the loop turns again")
+    await until(lambda: probe_blocking(url) == 200, "the loop turns again", 20)
 
 
 async def test_a_route_table_that_cannot_be_read_leaves_the_last_good_one(world: World) -> None:
@@ -200,7 +209,7 @@ async def test_metrics_say_how_old_the_knowledge_is(world: World) -> None:
     await two_replicas(world)
     for watch in ("routes", f"endpointslices/{NAMESPACE}"):
         line = f'ryzanstein_gateway_watch_age_seconds{{watch="{watch}"}}'
-        assert 0 < await world.metric(line) < 5
+        assert 0 < await world.metric(line) < 60  # seconds of age, no date
     await asyncio.gather(*(world.ask(**ASK) for _ in range(3)))
     assert await world.metric('ryzanstein_gateway_requests_total{code="200",model="demo",protocol="http"}') == 3
     assert await world.metric('ryzanstein_gateway_request_duration_seconds_count{model="demo"}') == 3

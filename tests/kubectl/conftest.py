@@ -18,9 +18,10 @@ def cluster(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def plugin(cluster: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Plugin:
-    """With shorter waits than at a terminal."""
+    """With shorter waits between looks than at a terminal, and patience with pages: they share a busy machine."""
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setattr(common, "MIN_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(pages, "PROXY_SECONDS", 0.2)
+    monkeypatch.setattr(pages, "PROXY_SECONDS", 20.0)
+    monkeypatch.setattr(pages, "FORWARD_SECONDS", 20.0)
     return Plugin(cluster, capsys)

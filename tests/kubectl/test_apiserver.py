@@ -26,7 +26,7 @@ from ryzanstein_operator.api.crd import render
 from ryzanstein_operator.cluster.resources import PODS, SERVICES
 from ryzanstein_worker import contract
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(300)]
 
 RELEASE, TEAM, FOREIGN = "release", "team", "foreign"
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ class Cluster:
     def kubectl(self, *words: str, status: int = 0, text: str = "") -> str:
         command = ["kubectl", "ryzanstein", *words]
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            command, env=self.environment(), input=text, capture_output=True, text=True, timeout=100, check=False
+            command, env=self.environment(), input=text, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status in (0, 1) and not done.stderr else done.stdout + done.stderr
@@ -86,8 +86,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         stack.enter_context(fake_kubelet(server, nodes=3, ends=lambda _: 1.0))
         make_service(server, "chat", replicas=2)
         make_service(server, "big", parallelism={"tensor": 4, "nodes": 2})
-        wait_until(lambda: made.ready() == 2, 60, "two ready replicas")
-        wait_until(lambda: _settled(server, "chat") and _settled(server, "big"), 30, "both to be as they should be")
+        wait_until(lambda: made.ready() == 2, 90, "two ready replicas")
+        wait_until(lambda: _settled(server, "chat") and _settled(server, "big"), 60, "both to be as they should be")
         yield made
 
 
@@ -101,7 +101,7 @@ def install(server: ApiServer) -> None:
     bind(server, f"{RBAC}/namespaces/{RELEASE}", release_role)
     bind(server, RBAC, cluster_role)
     server.request("POST", f"/apis/apps/v1/namespaces/{RELEASE}/deployments", operator_deployment())
-    wait_until(lambda: server.get(SERVICES.path(TEAM)), 20, "the CRD")
+    wait_until(lambda: server.get(SERVICES.path(TEAM)), 60, "the CRD")
 
 
 def documented_roles() -> list[Manifest]:
@@ -199,7 +199,7 @@ def test_logs_are_followed_until_ctrl_c(cluster: Cluster) -> None:
         cluster.side.log((TEAM, first), "three")
         said.append(json.loads(process.stdout.readline())["message"])
         process.send_signal(signal.SIGINT)
-        assert (said, process.wait(15)) == (["one", "two", "three"], 130)
+        assert (said, process.wait(40)) == (["one", "two", "three"], 130)
     finally:
         process.kill()
         process.wait(10)

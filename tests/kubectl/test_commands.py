@@ -1,7 +1,6 @@
 """Whole commands over HTTP: what they print, what they say where something may not be read, how they end."""
 
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import yaml
 import operator_builders as build
 from fakeapi import refuse, wait_until
 from kubectl_world import ALL_WELL, TEAM, Plugin, World, ago
+from ryzanstein_kubectl.cluster import pages
 from ryzanstein_kubectl.commands.completion import complete_words
 from ryzanstein_kubectl.commands.line import run
 
@@ -31,8 +31,8 @@ def replica_in(found: Any) -> Any:
 
 def test_status_shows_the_tree_with_load_and_ranks_of_real_pages(cluster: World, plugin: Plugin) -> None:
     live = cluster.service(conditions=ALL_WELL, parallelism={"tensor": 2})
-    pages = cluster.pages(cluster.pod(live, "chat-5d-aa"), ranks=2)
-    pages.engine.running, pages.engine.kv_cache_usage, pages.engine.silent = 4, 0.5, {1: 8.0}
+    engine = cluster.pages(cluster.pod(live, "chat-5d-aa"), ranks=2).engine
+    engine.running, engine.kv_cache_usage, engine.silent = 4, 0.5, {1: 8.0}
     done = plugin("status")
     assert (done.status, done.err) == (0, "")
     for words in ("team/chat", "1/1 ready", "chat-5d-aa", "node-1", "50%", "idle, silent for 8s"):
@@ -52,7 +52,10 @@ def test_status_as_json_holds_the_whole_tree(cluster: World, plugin: Plugin) -> 
     assert found["notes"] == []
 
 
-def test_a_proxy_that_a_network_policy_blocks_is_gone_around(cluster: World, plugin: Plugin) -> None:
+def test_a_proxy_that_a_network_policy_blocks_is_gone_around(
+    cluster: World, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PROXY_SECONDS", 0.2)
     cluster.side.proxy_blocked = True
     live = cluster.service(conditions=ALL_WELL)
     cluster.pages(cluster.pod(live, "chat-5d-aa")).engine.running = 2
@@ -84,21 +87,16 @@ def test_nodes_that_may_not_be_read_are_said_once(cluster: World, plugin: Plugin
 
 def test_top_shows_rates_between_two_reads(cluster: World, plugin: Plugin) -> None:
     live = cluster.service(conditions=ALL_WELL)
-    pages = cluster.pages(cluster.pod(live, "chat-5d-aa"))
-    stop = threading.Event()
+    worker = cluster.pages(cluster.pod(live, "chat-5d-aa"))
 
     def serve() -> None:
-        while not stop.wait(0.02):
-            pages.generate(10, first_token_seconds=0.07)
+        """Between any two reads; so many that one that the machine lets wait does not move their median."""
+        for _ in range(20):
+            worker.generate(10, first_token_seconds=0.07)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        text = plugin("top", "--once", "--interval", "0.3").out
-        (row,) = plugin("top", "chat", "--once", "--interval", "0.3", "-o", "json").json["replicas"]
-    finally:
-        stop.set()
-        thread.join()
+    worker.before_metrics = serve
+    text = plugin("top", "--once", "--interval", "0.3").out
+    (row,) = plugin("top", "chat", "--once", "--interval", "0.3", "-o", "json").json["replicas"]
     assert row["tokensPerSecond"] > 0
     assert 0.06 <= row["ttftP50Seconds"] <= 0.1
     assert (row["replica"], row["node"]) == ("chat-5d-aa", "node-1")
@@ -256,8 +254,7 @@ def test_drain_asks_again_waits_for_the_streams_and_the_replacement(cluster: Wor
     live = cluster.service(replicas=2)
     first = cluster.pod(live, "chat-5d-aa")
     cluster.pod(live, "chat-5d-bb")
-    pages = cluster.pages(first)
-    pages.engine.running = 2
+    cluster.pages(first).engine.running = 2
     asked: list[str] = []
 
     def evict(pod: tuple[str, str]) -> tuple[int, str]:
@@ -273,7 +270,7 @@ def test_drain_asks_again_waits_for_the_streams_and_the_replacement(cluster: Wor
 
     def finish(asked_before: int) -> None:
         # Each look asks both pods, so with the third question one look since then is over and shown.
-        wait_until(lambda: cluster.side.asked["proxy"] > asked_before + 2, 20, "a look at the pod that goes")
+        wait_until(lambda: cluster.side.asked["proxy"] > asked_before + 2, 40, "a look at the pod that goes")
         cluster.api.delete("Pod", TEAM, "chat-5d-aa")
         cluster.pod(live, "chat-5d-cc", node="node-2")
 

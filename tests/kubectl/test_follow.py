@@ -31,16 +31,19 @@ class Followed:
     def said(self) -> list[str]:
         return [line.message for line in self.lines]
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
-async def follow(cluster: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Followed]:
-    """Follows the service's logs from now on, after what there is."""
-    monkeypatch.setattr(log_streams, "AGAIN_SECONDS", 0.3)
+async def follow(
+    cluster: World, monkeypatch: pytest.MonkeyPatch, *, again_seconds: float = 20.0
+) -> AsyncIterator[Followed]:
+    """Follows the service's logs from now on, after what there is. `again_seconds`: how long the pod's own news of an
+    end is waited for; whoever gives up sooner than it comes reads on in the next run."""
+    monkeypatch.setattr(log_streams, "AGAIN_SECONDS", again_seconds)
     monkeypatch.setattr(watching, "PAUSE_SECONDS", 0.1)
     followed = Followed()
     session = await Session.open(Access(str(cluster.kubeconfig), "", TEAM))
@@ -109,7 +112,7 @@ async def test_a_new_pod_is_picked_up_and_one_that_goes_is_let_go(
 async def test_a_broken_connection_is_taken_up_where_it_broke(cluster: World, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.pod(cluster.service(), "chat-a")
     cluster.side.log(POD, "one")
-    async with follow(cluster, monkeypatch) as followed:
+    async with follow(cluster, monkeypatch, again_seconds=0.3) as followed:
         cluster.side.log(POD, "two")
         await followed.until(lambda: "two" in followed.said)
         cluster.api.break_watches()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ryzanstein_kubectl.model.logs import HOLD_NANOS, LogLine, Merger, Wanted, end_note, parse_line
@@ -37,7 +37,7 @@ def test_a_line_without_a_time_is_kept_too() -> None:
 times = st.lists(st.integers(0, 50), max_size=20)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from("abc"), times))
 def test_merged_lines_keep_each_streams_order_and_lose_none(streams: dict[str, list[int]]) -> None:
     merger = Merger()

@@ -28,7 +28,7 @@ def write(directory: Path, text: str) -> str:
 
 def test_the_command_prints_the_plan_of_standard_input_in_words() -> None:
     command = [sys.executable, "-m", "ryzanstein_operator", "plan", "-f", "-"]
-    done = subprocess.run(command, input=SERVICE, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, input=SERVICE, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line.split()[2] for line in lines[:5]] == CHILDREN
@@ -53,7 +53,7 @@ def test_groups_of_pods_show_with_their_key(tmp_path: Path, capsys: pytest.Captu
 def test_a_bad_file_ends_the_command_with_a_sentence_and_2(tmp_path: Path) -> None:
     path = write(tmp_path, SERVICE.replace("demo://", "s3://bucket"))
     command = [sys.executable, "-m", "ryzanstein_operator", "plan", "-f", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"plan: {path}: spec.model.uri: " + (
         "must start with demo://, file://, pvc:// or hf://; other model sources are not supported\n"

@@ -15,6 +15,8 @@ Manifest = dict[str, Any]
 MERGE = "application/merge-patch+json"
 CALLS = 32
 RELIST_SECONDS = 0.2
+CONNECT_SECONDS = 60.0
+"""With TLS, which a starved API server is slow to answer; one that is away refuses at once."""
 
 
 class AdminApi:
@@ -27,7 +29,7 @@ class AdminApi:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {ADMIN}-token"},
             connector=aiohttp.TCPConnector(ssl=tls, limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,6 @@ import datetime
 import ipaddress
 import json
 import os
-import socket
 import ssl
 import subprocess
 import time
@@ -27,9 +26,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from replica import free_port as free_port
+
 ADMIN = "admin"
 OPERATOR = "operator"
-START_SECONDS = 45.0
+START_SECONDS = 90.0
+CALL_SECONDS = 60.0
 CONTROLLERS = (
     "deployment-controller",
     "replicaset-controller",
@@ -45,12 +47,6 @@ CONTROLLERS = (
 def binaries() -> Path:
     """The folder that holds etcd, kube-apiserver and kube-controller-manager."""
     return Path(os.environ.get("RYZANSTEIN_KUBE_BIN", Path.home() / ".cache/kind-offline/bin"))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class ApiServer:
@@ -159,10 +155,10 @@ class ApiServer:
         process = self._processes.pop(name)
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
     def _ready(self) -> bool:
         try:
@@ -196,7 +192,7 @@ class ApiServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=10, context=self._tls) as answer:
+                with urllib.request.urlopen(request, timeout=CALL_SECONDS, context=self._tls) as answer:
                     text = answer.read().decode()
                 return text if raw else json.loads(text)
             except urllib.error.HTTPError as error:

@@ -20,7 +20,7 @@ CRDS = ROOT / "crds"
 VALUES = ROOT / "tests/contract/values"
 BUILD_SECONDS = 900.0
 """Helm is built from its module where a machine has none."""
-RENDER_SECONDS = 60.0
+RENDER_SECONDS = 180.0
 
 Manifest = dict[str, Any]
 

@@ -20,14 +20,14 @@ from fakekubelet import FakeKubelet
 from faultcases.invariants import violations
 from faultcases.lane import Lane
 from faultcases.recorder import Manifest
-from faultcases.runs import complaints
+from faultcases.runs import complaints, quiet
 from faultcases.snapshot import Flat, difference
 from refused_specs import Case
 from ryzanstein_operator.decide import claims
 from ryzanstein_operator.settings import Settings
 from spec_strategies import Spec, impossible, merged, refusal
 
-REST_SECONDS = 90.0
+REST_SECONDS = 180.0
 IDLE_SECONDS = 1.0
 QUIET_SECONDS = 3.0
 _OF_A_FORMER_LIFE = (", more than ", " was made for UID ")
@@ -224,10 +224,8 @@ class Play:
         assert sorted(self.specs) == sorted(one["metadata"]["name"] for one in services(history.now()))
 
     def _quiet(self) -> None:
-        writes = len(self.lane.proxy.mutations)
-        time.sleep(QUIET_SECONDS)
-        more = self.lane.proxy.mutations[writes:]
-        assert not more, "\n".join(["not quiet:", *map(str, more[:5])])
+        more = quiet(self.lane, QUIET_SECONDS)
+        assert not more, "\n".join(more)
 
     def _history(self) -> None:
         """No traceback, and no state on the way that must never be."""

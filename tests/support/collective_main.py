@@ -20,7 +20,8 @@ from ryzanstein_worker.parallel.collectives import all_reduce, barrier, broadcas
 from ryzanstein_worker.parallel.group import Backend, Group, PeerLostError
 
 CPU = torch.device("cpu")
-TIMEOUT_SECONDS = 2.0
+SHORT_SECONDS, LONG_SECONDS = 4.0, 25.0
+"""The group's timeout: where a rank shall run into it, and where it shall not though the machine stands still."""
 
 
 def agree(group: Group) -> str:
@@ -61,14 +62,15 @@ class Case:
     size: int
     present: int
     act: Callable[[Group], str]
+    timeout_seconds: float
 
 
 CASES = {
-    "agree": Case(3, 3, agree),
-    "die": Case(2, 2, lambda group: stay(group, signal.SIGKILL)),
-    "freeze": Case(2, 2, lambda group: stay(group, signal.SIGSTOP)),
-    "alone": Case(2, 1, never),
-    "without-first": Case(2, 1, never),
+    "agree": Case(3, 3, agree, LONG_SECONDS),
+    "die": Case(2, 2, lambda group: stay(group, signal.SIGKILL), LONG_SECONDS),
+    "freeze": Case(2, 2, lambda group: stay(group, signal.SIGSTOP), SHORT_SECONDS),
+    "alone": Case(2, 1, never, SHORT_SECONDS),
+    "without-first": Case(2, 1, never, SHORT_SECONDS),
 }
 BACKENDS: tuple[Backend, ...] = ("shared_memory", "gloo")
 
@@ -80,9 +82,8 @@ def run_rank(rank: int, backend: Backend, name: str, directory: Path) -> None:
     started = time.monotonic()
     with (directory / f"{name}.{backend}.{rank}").open("w", buffering=1) as said:
         try:
-            group = Group.join(
-                rank, case.size, store_path=store, device=CPU, timeout_seconds=TIMEOUT_SECONDS, backend=backend
-            )
+            seconds = case.timeout_seconds
+            group = Group.join(rank, case.size, store_path=store, device=CPU, timeout_seconds=seconds, backend=backend)
             said.write("joined\n")
             started = time.monotonic()
             said.write(f"{case.act(group)}\n")
@@ -106,7 +107,7 @@ def start(backend: Backend, name: str, directory: Path) -> list[ForkProcess]:
 def finish(name: str, ranks: list[ForkProcess]) -> None:
     """A rank that froze never ends: it is killed when the others are through."""
     for rank in ranks[:1] if name == "freeze" else ranks:
-        rank.join(timeout=30)
+        rank.join(timeout=60)
     for rank in ranks:
         rank.kill()
         rank.join(timeout=5)

@@ -10,7 +10,7 @@ from ryzanstein_worker.engine.engine import Engine
 
 
 async def main(model_dir: str, ranks: int) -> None:
-    config = EngineConfig(model_dir=model_dir, tensor_parallel_size=ranks, device="cpu", num_kv_blocks=32)
+    config = EngineConfig(model_dir=model_dir, tensor_parallel_size=ranks, device="cpu", num_kv_blocks=1024)
     engine = await Engine.start(config)
     sys.stdout.write(" ".join(str(pid) for pid in children(os.getpid())) + "\n")
     sys.stdout.flush()

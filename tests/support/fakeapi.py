@@ -24,6 +24,7 @@ from ryzanstein_operator.cluster.resources import ALL, Resource
 
 Manifest = dict[str, Any]
 Fault = Callable[[web.Request], web.Response | None]
+WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class FakeApi:
 
     def start(self) -> None:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(WAIT_SECONDS)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(WAIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(WAIT_SECONDS)
         self._loop.close()
 
     @property
@@ -123,7 +124,7 @@ class FakeApi:
         async def within() -> Any:
             return do()
 
-        return asyncio.run_coroutine_threadsafe(within(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(within(), self._loop).result(WAIT_SECONDS)
 
     # --- HTTP --------------------------------------------------------------------------------------------
 

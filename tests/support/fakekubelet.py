@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
+import aiohttp
+
 from adminapi import MERGE, AdminApi
 from apiserver import ApiServer
 from fakepods import condition, node_of, now, path_of, restarts_of, running
@@ -23,7 +25,8 @@ from fakescheduler import Scheduler
 Manifest = dict[str, Any]
 Seconds = Callable[[Manifest], float | None]
 """For a pod: after how many seconds, or None for never."""
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+AGAIN_SECONDS = 0.2
 
 
 class FakeKubelet:
@@ -40,7 +43,7 @@ class FakeKubelet:
         self._failed: set[str] = set()
         self._addresses = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listed = threading.Event()
+        self._listed = {"nodes": threading.Event(), "pods": threading.Event()}
 
     # --- what tests do to pods and nodes -------------------------------------------------------------
 
@@ -49,17 +52,20 @@ class FakeKubelet:
     ) -> None:
         """The worker's container ends with `exit_code`, and the kubelet starts it again after `restart_after` seconds.
         Raises KeyError where there is no such pod."""
-        self._wait(self._kill(self._find(namespace, name), exit_code, reason, restart_after))
+        self._wait(self._kill(namespace, name, exit_code, reason, restart_after))
 
     def set_ready(self, namespace: str, name: str, ready: bool) -> None:
         """What the readiness probe says from now on."""
-        pod = self._find(namespace, name)
-        self._wait(self._write(pod, running(pod, pod["status"]["podIP"], ready=ready, restarts=restarts_of(pod))))
+        self._wait(self._set_ready(namespace, name, ready))
 
     def fail_node(self, name: str) -> None:
         """The node's kubelet falls silent, and the control plane has noticed: Ready is Unknown, its pods not ready."""
         self._failed.add(name)
         self._wait(self._report(name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."))
+
+    def has_taint(self, node: str, key: str) -> bool:
+        """Whether the scheduler has heard of a taint: until then it puts pods on the node."""
+        return any(taint["key"] == key for taint in self._scheduler.nodes[node].taints)
 
     def cut_off_node(self, name: str) -> None:
         """The node's machine is dead, and the control plane has not noticed: nothing of it changes any more."""
@@ -76,7 +82,7 @@ class FakeKubelet:
     def alive(self, nodes: list[Manifest]) -> Iterator[None]:
         thread = threading.Thread(target=lambda: asyncio.run(self._main(nodes)), name="fake-kubelet", daemon=True)
         thread.start()
-        if not self._listed.wait(WAIT_SECONDS):
+        if not all(listed.wait(WAIT_SECONDS) for listed in self._listed.values()):
             raise RuntimeError("the fake kubelet could not list pods and nodes")
         try:
             yield
@@ -103,11 +109,12 @@ class FakeKubelet:
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
-    def _find(self, namespace: str, name: str) -> Manifest:
-        for pod in list(self._pods.values()):
-            if (pod["metadata"]["namespace"], pod["metadata"]["name"]) == (namespace, name):
-                return pod
-        raise KeyError(f"there is no pod {namespace}/{name}")
+    async def _find(self, namespace: str, name: str) -> Manifest:
+        """As the API server has it: who asks may have seen more of it there than the watch has told yet."""
+        pod = await self._api.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        if "podIP" not in pod.get("status", {}):
+            raise KeyError(f"there is no pod {namespace}/{name} that runs")
+        return pod
 
     # --- what is seen ----------------------------------------------------------------------------------
 
@@ -116,11 +123,12 @@ class FakeKubelet:
             self._forget(uid)
         for pod in pods:
             self._saw_pod("ADDED", pod)
-        self._listed.set()
+        self._listed["pods"].set()
 
     def _listed_nodes(self, nodes: list[Manifest]) -> None:
         for node in nodes:
             self._saw_node("ADDED", node)
+        self._listed["nodes"].set()
 
     def _saw_node(self, kind: str, node: Manifest) -> None:
         if kind != "DELETED":
@@ -149,7 +157,14 @@ class FakeKubelet:
     def _once(self, uid: str, step: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         if (uid, step) not in self._begun:
             self._begun.add((uid, step))
-            self._spawn(work(uid))
+            self._spawn(self._insist(lambda: work(uid)))
+
+    async def _insist(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """As a kubelet does while the API server is away or has too much to do."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                return await work()
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def _forget(self, uid: str) -> None:
         self._pods.pop(uid, None)
@@ -168,11 +183,11 @@ class FakeKubelet:
             self._scheduler.place(pod, node)
             target = {"apiVersion": "v1", "kind": "Node", "name": node}
             body = {"metadata": {"name": pod["metadata"]["name"], "uid": uid}, "target": target}
-            self._spawn(self._bind(pod, body))
+            self._spawn(self._insist(lambda: self._bind(pod, body)))
         elif self._waiting.get(uid) != words:
             self._waiting[uid] = words
             said = condition("PodScheduled", "False", reason="Unschedulable", message=words)
-            self._spawn(self._write(pod, {"conditions": [said]}))
+            self._spawn(self._insist(lambda: self._write(pod, {"conditions": [said]})))
 
     def _try_waiting(self) -> None:
         for uid in list(self._waiting):
@@ -204,7 +219,12 @@ class FakeKubelet:
             return
         await self._api.call("DELETE", path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
 
-    async def _kill(self, pod: Manifest, exit_code: int, reason: str, restart_after: float) -> None:
+    async def _set_ready(self, namespace: str, name: str, ready: bool) -> None:
+        pod = await self._find(namespace, name)
+        await self._write(pod, running(pod, pod["status"]["podIP"], ready=ready, restarts=restarts_of(pod)))
+
+    async def _kill(self, namespace: str, name: str, exit_code: int, reason: str, restart_after: float) -> None:
+        pod = await self._find(namespace, name)
         address, restarts = pod["status"]["podIP"], restarts_of(pod) + 1
         ended = {"exitCode": exit_code, "reason": reason, "startedAt": now(), "finishedAt": now()}
         down = running(pod, address, ready=False, restarts=restarts - 1)
@@ -221,11 +241,13 @@ class FakeKubelet:
         """Set the node's Ready condition, and with it that of its pods."""
         said = condition("Ready", status, reason=reason, message=message)
         await self._api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [said]}}, MERGE)
-        for pod in [one for one in self._pods.values() if one["spec"].get("nodeName") == name]:
+        there = await self._api.call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{name}")
+        for pod in there["items"]:
             if "podIP" in pod["status"]:
                 up = running(pod, pod["status"]["podIP"], ready=status == "True", restarts=restarts_of(pod))
                 await self._write(pod, {"conditions": up["conditions"]})
-            self._saw_pod("MODIFIED", pod)
+            if (known := self._pods.get(pod["metadata"]["uid"])) is not None:
+                self._saw_pod("MODIFIED", known)
 
     async def _add_node(self, node: Manifest) -> None:
         await self._api.call("POST", "/api/v1/nodes", node)
@@ -236,7 +258,9 @@ class FakeKubelet:
 
     async def _write(self, pod: Manifest, status: Manifest) -> None:
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
-        await self._api.call("PATCH", f"{path_of(pod)}/status", body, MERGE)
+        answer = await self._api.call("PATCH", f"{path_of(pod)}/status", body, MERGE)
+        if answer.get("kind") == "Status" and int(answer.get("code", 0)) >= 429:
+            raise OSError(f"the API server does not take a pod's status: {answer.get('message')}")
 
     def _address(self) -> str:
         number = next(self._addresses)

@@ -48,12 +48,12 @@ class GatewayProcess:
     def client(self, *, scheme: str = "http", **options: Any) -> httpx.AsyncClient:
         """A client with the right key, and connections of its own."""
         headers = {"authorization": f"Bearer {KEY}"}
-        return httpx.AsyncClient(base_url=f"{scheme}://127.0.0.1:{self.port}", headers=headers, timeout=20, **options)
+        return httpx.AsyncClient(base_url=f"{scheme}://127.0.0.1:{self.port}", headers=headers, timeout=40, **options)
 
     async def get(self, path: str) -> httpx.Response:
         """GET of one path of the health port."""
         async with httpx.AsyncClient() as client:
-            return await client.get(f"http://127.0.0.1:{self.health_port}{path}", timeout=10)
+            return await client.get(f"http://127.0.0.1:{self.health_port}{path}", timeout=30)
 
     async def metrics(self) -> dict[str, float]:
         """Every line of /metrics."""
@@ -72,13 +72,13 @@ class GatewayProcess:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def until_metric(self, name: str, value: float, seconds: float = 20.0) -> None:
+    async def until_metric(self, name: str, value: float, seconds: float = 40.0) -> None:
         """Wait until a metric has a value, no longer than the deadline."""
         async with asyncio.timeout(seconds):
             while (await self.metrics()).get(name) != value:
                 await asyncio.sleep(0.05)
 
-    async def stop(self, seconds: float = 20.0) -> int:
+    async def stop(self, seconds: float = 40.0) -> int:
         """SIGTERM, and the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
@@ -153,9 +153,13 @@ async def _read(one: GatewayProcess) -> None:
 
 
 async def _end(one: GatewayProcess, reader: "asyncio.Task[None]") -> None:
-    members = one.members if one.process.returncode is None else []
+    members: list[int] = []
     if one.process.returncode is None:
-        one.process.kill()
+        with suppress(FileNotFoundError):  # it has ended just now
+            members = one.members
+    if one.process.returncode is None:
+        with suppress(ProcessLookupError):
+            one.process.kill()
     await one.process.wait()
     for pid in members:  # members that outlive their parent drain, but no test has to wait for it
         with suppress(ProcessLookupError):

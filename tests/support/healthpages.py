@@ -4,10 +4,11 @@ told to."""
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ryzanstein_worker.engine.status import EngineHealth, EngineLoad, RankHealth
 from ryzanstein_worker.server.health import Capacity, HealthServer, Probes
+from ryzanstein_worker.telemetry.exposition import Exposition
 from ryzanstein_worker.telemetry.metrics import ServerMetrics
 
 
@@ -36,7 +37,8 @@ class ToldEngine:
 
 
 class HealthPages:
-    """One worker's pages. `generate` moves its counters as requests would."""
+    """One worker's pages. `generate` moves its counters as requests would; `before_metrics` is called for each look at
+    them."""
 
     def __init__(self, ranks: int, nodes: int) -> None:
         self.engine = ToldEngine(ranks, nodes)
@@ -44,11 +46,16 @@ class HealthPages:
         self.probes.engine, self.probes.phase = self.engine, "serving"
         self.metrics = ServerMetrics("chat")
         self.metrics.watch(lambda: self.engine)
-        self.server = HealthServer("127.0.0.1", 0, self.probes, self.metrics.expose)
+        self.before_metrics: Callable[[], None] = lambda: None
+        self.server = HealthServer("127.0.0.1", 0, self.probes, self._expose)
 
     @property
     def port(self) -> int:
         return self.server.port
+
+    def _expose(self, accept: str = "") -> Exposition:
+        self.before_metrics()
+        return self.metrics.expose(accept)
 
     def generate(self, tokens: int, *, first_token_seconds: float = 0.05) -> None:
         """A request that gave `tokens` tokens, the first of them after that time."""

@@ -203,19 +203,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(name, body[start:stop])
         if hold is not None:
             faults.holding.set()
-            faults.released.wait(timeout=30)
+            faults.released.wait(timeout=50)
             self._send(name, body[max(start, hold) :])
         if cut is not None:
             self.close_connection = True
 
     def _send(self, name: str, data: bytes) -> None:
+        self.repository.sent[name] += len(data)  # before: who has the last byte may look at once
         try:
             self.wfile.write(data)
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
+            self.repository.sent[name] -= len(data)
             self.close_connection = True
-            return
-        self.repository.sent[name] += len(data)
 
     def _refuse(self, status: int, code: str | None = None, message: str | None = None) -> None:
         headers = {"X-Error-Code": code} if code else {}

@@ -10,6 +10,7 @@ import json
 import re
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ Manifest = dict[str, Any]
 Pod = tuple[str, str]
 """Namespace and name."""
 NANOS = 1_000_000_000
+WAIT_SECONDS = 30.0
 _POD = re.compile(
     r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods/(?P<name>[^/:]+)(?::\d+)?/(?P<part>[a-z]+)(?P<tail>/.*)?"
 )
@@ -62,9 +64,10 @@ class KubeletSide:
 
     def log(self, pod: Pod, text: str, *, nanos: int | None = None, container: str = "worker") -> None:
         """One more line of the present run, taken now or at `nanos`."""
-        moment = int(datetime.now(UTC).timestamp() * NANOS) if nanos is None else nanos
         runs = self._runs.setdefault((pod, container), [Run()])
-        runs[-1].lines.append((moment, text))
+        if nanos is None:  # of two lines the later one is younger, however fast and whatever the clock does
+            nanos = max([time.time_ns(), *(before + 1 for before, _ in runs[-1].lines)])
+        runs[-1].lines.append((nanos, text))
 
     def restart(self, pod: Pod, *, container: str = "worker") -> None:
         """The present run ends and the next begins."""
@@ -98,11 +101,11 @@ class KubeletSide:
     def stop(self) -> None:
         self._wait(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(WAIT_SECONDS)
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(

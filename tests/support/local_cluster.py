@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from stories import Gateway
 
 MODEL = "steady"
 DEMO_MODEL = Path(ryzanstein_worker.__file__).parent / "demo_model"
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 
 
 @dataclass
@@ -42,8 +42,12 @@ class Worker:
     @property
     def ranks(self) -> list[int]:
         """Process ids of its ranks."""
-        found = children(self.process.pid)
-        return [pid for pid in found if b"engine.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        found = []
+        for pid in children(self.process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+                if b"engine.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
     def signal(self, number: int) -> None:
         """To the worker and its ranks alike, as to a whole node."""
@@ -69,8 +73,9 @@ class Worker:
         """Kill what still runs of it."""
         self.process.send_signal(signal.SIGCONT)
         for pid in (*self.ranks, self.process.pid):
-            os.kill(pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+            with suppress(ProcessLookupError):  # a rank that its worker has given up meanwhile
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
 
 
 @dataclass
@@ -107,8 +112,9 @@ class LocalCluster:
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
         command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20", *self.flags]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}  # as worker_process has it
         with log.open("ab") as output:
-            return subprocess.Popen(command, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            return subprocess.Popen(command, stderr=output, env=env)
 
     async def announce(self, ready: Iterable[Worker], leaving: Iterable[Worker] = ()) -> None:
         """What the EndpointSlice says from now on."""

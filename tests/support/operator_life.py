@@ -20,7 +20,7 @@ async def running(cluster: Cluster, settings: Settings) -> AsyncIterator[Operato
         yield operator
     finally:
         operator.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
 
 
@@ -32,12 +32,17 @@ async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 async def until_quiet(api: FakeApi, seconds: float = 0.6) -> int:
-    """Wait until no write has come for `seconds`; gives the number of writes so far."""
-    count = -1
-    async with asyncio.timeout(20):
-        while count != len(api.writes()):
-            count = len(api.writes())
-            await asyncio.sleep(seconds)
+    """Wait until no write has come for `seconds`; gives the number of writes so far.
+
+    In many short steps: the operator is in this process, and while the machine lets all of it stand still no time
+    passes for it, but one long sleep is over.
+    """
+    step, still, count = 0.02, 0, -1
+    async with asyncio.timeout(40):
+        while still * step < seconds:
+            await asyncio.sleep(step)
+            now = len(api.writes())
+            still, count = (still + 1 if now == count else 0), now
     return count
 
 

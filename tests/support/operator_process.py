@@ -15,6 +15,9 @@ from typing import Any
 
 from apiserver import free_port
 
+PROBE_SECONDS = 15.0
+"""Where nothing listens, a probe is refused at once; a process that the machine lets wait answers late."""
+
 
 class OperatorProcess:
     """Started by its construction. End it."""
@@ -29,7 +32,7 @@ class OperatorProcess:
     def probe(self, path: str) -> tuple[int, str]:
         """Status and body; status 0 while nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PROBE_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -48,16 +51,27 @@ class OperatorProcess:
         return int(sum(float(sample) for sample in samples))
 
     def records(self) -> list[dict[str, Any]]:
-        """Its log; every line must be JSON."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """Its log; every line must be JSON. Of one that lives, a line that is just being written is left out."""
+        lives, text = self.process.poll() is None, self.log.read_text()
+        whole = text[: text.rfind("\n") + 1] if lives else text
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def rest(self, seconds: float = 3.0, limit: float = 60.0) -> int:
+        """Wait until it has written nothing for `seconds`; gives the number of its writes."""
+        deadline, count = time.monotonic() + limit, -1
+        while count != (now := self.writes):
+            assert time.monotonic() < deadline, "the operator never came to rest"
+            count = now
+            time.sleep(seconds)
+        return count
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Send a signal; gives the exit status and the seconds it took."""
         started = time.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(15), time.monotonic() - started
+        return self.process.wait(40), time.monotonic() - started
 
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)

@@ -18,7 +18,7 @@ from ryzanstein_worker.parallel.group import Group
 
 def run_rank(rank: int, size: int, output: str, directories: list[Path]) -> None:
     torch.set_num_threads(1)
-    group = Group.join(rank, size, store_path=Path(f"{output}.store"), device=CPU, timeout_seconds=20)
+    group = Group.join(rank, size, store_path=Path(f"{output}.store"), device=CPU, timeout_seconds=60)
     results: dict[str, torch.Tensor] = {}
     for directory in directories:
         scenario = Scenario(*load_tiny(directory, group)).run(lambda tokens: broadcast_ints(tokens, 3, group, CPU))
@@ -36,7 +36,7 @@ def main(size: int, output: str, directories: list[Path]) -> int:
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(timeout=90)
+        rank.join(timeout=180)
     return max(abs(rank.exitcode) if rank.exitcode is not None else 124 for rank in ranks)
 
 

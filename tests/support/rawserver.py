@@ -61,7 +61,7 @@ async def raw_server(script: Script) -> AsyncIterator[RawServer]:
         server.close()
         for writer in list(raw.open):
             writer.transport.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while raw.open:
                 await asyncio.sleep(0.01)
             await server.wait_closed()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import random
 import secrets
 import signal
 import socket
@@ -60,12 +61,17 @@ class Pod:
     def ranks(self) -> list[int]:
         """Process ids of its rank processes."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [int(child) for child in children if b"engine.rank" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        found = []
+        for child in children:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if b"engine.rank" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+        return found
 
     def status(self) -> dict[str, Any]:
         """Its status page."""
         at = self.wait_for_log("answering probes")
-        page: dict[str, Any] = httpx.get(f"http://{at['host']}:{at['port']}/health/status", timeout=5).json()
+        page: dict[str, Any] = httpx.get(f"http://{at['host']}:{at['port']}/health/status", timeout=20).json()
         return page
 
     def last_words(self) -> str:
@@ -125,6 +131,7 @@ class WorkerGroup:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "OMP_THREAD_LIMIT": "1",  # as worker_process has it
             ENV_REVISION: revision,
             ENV_GROUP_KEY_FILE: str(key_file or self._directory / "key"),
             ENV_TERMINATION_LOG: str(log),
@@ -160,8 +167,11 @@ class WorkerGroup:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """Below those that the kernel gives to whoever asks for any: it stays free between the starts of a group."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager

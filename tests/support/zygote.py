@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
+END_SECONDS = 60.0
 
 
 class Zygote:
@@ -64,11 +65,11 @@ class Zygote:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for pid in left:
-            self.wait(pid, 10)
+            self.wait(pid, END_SECONDS)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
-        self._reader.join(10)
+        self._process.wait(END_SECONDS)
+        self._reader.join(END_SECONDS)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -107,7 +108,7 @@ class Forked:
             if self.status is None:
                 os.kill(self.pid, number)
 
-    def end(self, number: int = signal.SIGKILL, seconds: float = 15.0) -> int:
+    def end(self, number: int = signal.SIGKILL, seconds: float = END_SECONDS) -> int:
         """Send a signal and wait. Gives the exit status; raises TimeoutError."""
         self.send(number)
         return self._parent.wait(self.pid, seconds)

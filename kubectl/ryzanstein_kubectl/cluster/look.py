@@ -1,13 +1,12 @@
 """One look at the cluster: lists, never watches, and asks the workers. Gives a Snapshot."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from ryzanstein_kubectl.cluster.pages import Pages
-from ryzanstein_kubectl.cluster.session import Session
+from ryzanstein_kubectl.cluster.session import Session, together
 from ryzanstein_kubectl.model.errors import CommandError
 from ryzanstein_kubectl.model.pages import counters, status_page
 from ryzanstein_kubectl.model.snapshot import PodKey, Snapshot, leaders
@@ -50,17 +49,17 @@ class Looker:
 
     async def status(self) -> Snapshot:
         """Everything that `status` shows. Raises ApiError where services or pods cannot be read, and CommandError."""
-        services, pods, workloads, (nodes, note) = await asyncio.gather(
-            services_of(self._session, self._scope),
-            pods_of(self._session, self._scope),
-            self._workloads(),
-            nodes_of(self._session),
-        )
+        async with together() as group:
+            services = group.create_task(services_of(self._session, self._scope))
+            listed = group.create_task(pods_of(self._session, self._scope))
+            workloads = group.create_task(self._workloads())
+            known = group.create_task(nodes_of(self._session))
+        pods, (nodes, note) = listed.result(), known.result()
         pages, silence = await self._ask(pods, contract.HEALTH_STATUS, status_page)
         return Snapshot(
             taken=datetime.now(UTC),
-            services=services,
-            workloads=workloads,
+            services=services.result(),
+            workloads=workloads.result(),
             pods=pods,
             nodes=nodes,
             pages=pages,
@@ -69,9 +68,10 @@ class Looker:
 
     async def load(self) -> Snapshot:
         """What `top` shows: services, pods, and the metrics of one pod for each replica."""
-        services, pods = await asyncio.gather(
-            services_of(self._session, self._scope), pods_of(self._session, self._scope)
-        )
+        async with together() as group:
+            listing = group.create_task(services_of(self._session, self._scope))
+            listed = group.create_task(pods_of(self._session, self._scope))
+        services, pods = listing.result(), listed.result()
         found, silence = await self._ask(leaders(pods), contract.METRICS, counters)
         notes = (silence,) if silence else ()
         return Snapshot(taken=datetime.now(UTC), services=services, pods=pods, counters=found, notes=notes)

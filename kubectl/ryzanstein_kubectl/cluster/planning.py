@@ -1,13 +1,12 @@
 """Reads what the operator would look at, with a user's rights: its settings, a service and its children. No write."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from ryzanstein_kubectl.cluster.look import Scope, items
-from ryzanstein_kubectl.cluster.session import Session
+from ryzanstein_kubectl.cluster.session import Session, together
 from ryzanstein_kubectl.model.errors import CommandError
 from ryzanstein_operator.api.inference_service import InferenceService
 from ryzanstein_operator.api.wire import Manifest, SpecError, parse
@@ -120,11 +119,12 @@ async def observe(session: Session, service: Manifest, services: Sequence[Manife
     """What a visit of the operator would see, less what gateways tell it alone. Raises ApiError."""
     namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
     scope = Scope(namespace, name)
-    *lists, pods, slices = await asyncio.gather(
-        *(items(session, resource, namespace, scope.selector) for resource in CHILDREN),
-        items(session, PODS, namespace, scope.selector),
-        items(session, ENDPOINT_SLICES, namespace, scope.selector),
-    )
+    async with together() as group:
+        reading = [
+            group.create_task(items(session, resource, namespace, scope.selector))
+            for resource in (*CHILDREN, PODS, ENDPOINT_SLICES)
+        ]
+    *lists, pods, slices = (one.result() for one in reading)
     ours = [child for found in lists for child in found]
     others = [
         item for item in services if (item["metadata"]["namespace"], item["metadata"]["name"]) != (namespace, name)

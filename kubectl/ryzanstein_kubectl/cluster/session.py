@@ -4,6 +4,7 @@ Knows HTTP, contexts and credentials; knows no resource.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -130,6 +131,17 @@ class Session(Cluster):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, f"The API server cannot be reached: {error or type(error).__name__}") from error
         return socket
+
+
+@contextlib.asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Several calls at one time, of which none goes on when one has failed: it would outlive its connection. Raises the
+    first error as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def refusal(status: int, text: bytes, reason: str | None) -> ApiError:

@@ -32,14 +32,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with running(tmp_path_factory.mktemp("apiserver")) as started:
         started.request("POST", "/api/v1/namespaces", {"metadata": {"name": TEAM}})
         kubectl(started, "apply", "-f", "-", text=render())  # client-side: its annotation must fit
-        wait_until(lambda: started.get(SERVICES.path(TEAM)), 20, "the CRD")
+        wait_until(lambda: started.get(SERVICES.path(TEAM)), 60, "the CRD")
         yield started
 
 
 def kubectl(server: ApiServer, *words: str, text: str = "") -> str:
-    command = [str(binaries() / "kubectl"), f"--kubeconfig={server.kubeconfig(ADMIN)}", *words]
+    # A cache of its own: the home's knows other servers that had this port.
+    own = (f"--kubeconfig={server.kubeconfig(ADMIN)}", f"--cache-dir={server.directory / 'kubectl'}")
+    command = [str(binaries() / "kubectl"), *own, *words]
     done: subprocess.CompletedProcess[str] = subprocess.run(
-        command, input=text, capture_output=True, text=True, timeout=30, check=False
+        command, input=text, capture_output=True, text=True, timeout=80, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ryzanstein_operator.api.quantity import is_quantity, parse_quantity
@@ -39,6 +39,7 @@ def test_what_is_no_quantity_is_none(text: str) -> None:
         parse_quantity(text)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10**12))
 def test_a_thousandth_of_a_thousandfold_is_the_same(number: int) -> None:
     assert parse_quantity(f"{number * 1000}m") == parse_quantity(number) == parse_quantity(f"{number}000e-3")

@@ -77,7 +77,7 @@ def test_the_sequences_are_the_same_each_time() -> None:
 
 
 @pytest.mark.apiserver
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_only_the_resource_version_keeps_a_status_from_an_object_made_anew(stages: list[Stage]) -> None:
     """Why the operator names it: the API server takes a status for another UID, on a custom resource."""
     lane = stages[0].lane
@@ -99,7 +99,7 @@ def test_only_the_resource_version_keeps_a_status_from_an_object_made_anew(stage
 
 
 @pytest.mark.apiserver
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_random_sequences_end_as_their_specs_say(stages: list[Stage], tally: Tally) -> None:
     free: queue.SimpleQueue[Stage] = queue.SimpleQueue()
     for stage in stages:

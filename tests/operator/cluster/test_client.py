@@ -1,5 +1,6 @@
 """What a call to the API server promises: a deadline, another try for what passes by itself, and the server's words."""
 
+import asyncio
 import time
 
 import pytest
@@ -81,9 +82,13 @@ async def test_many_that_were_told_to_wait_do_not_come_back_at_one_instant(
     fake_api: FakeApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
+    ours, sleep = asyncio.current_task(), asyncio.sleep
 
     async def note(seconds: float) -> None:
-        waits.append(seconds)
+        if asyncio.current_task() is ours:  # the API server's loop, in a thread of this process, may sleep too
+            waits.append(seconds)
+        else:
+            await sleep(seconds)
 
     monkeypatch.setattr(client.asyncio, "sleep", note)
     fake_api.faults.append(refuse("GET", "/services", 429, "slow down", **{"Retry-After": "5"}))
@@ -106,7 +111,7 @@ async def test_a_call_that_hangs_fails_at_its_deadline(
     started = time.monotonic()
     with pytest.raises(ApiError, match="cannot be reached"):
         await cluster.call("GET", "/api/v1/services", query={"watch": "true"}, attempts=1, timeout_seconds=0.3)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < client.CALL_SECONDS, "its own deadline, not that of any call"
 
 
 @pytest.mark.parametrize("text", ["<html>", "[1]"])

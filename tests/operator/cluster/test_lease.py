@@ -40,7 +40,7 @@ async def running(lease: Lease) -> AsyncIterator["asyncio.Task[None]"]:
 
 
 async def until(lease: Lease, held: bool = True) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while lease.held() is not held:
             await asyncio.sleep(0.01)
 
@@ -49,8 +49,9 @@ async def test_of_two_only_one_leads(fake_api: FakeApi, cluster: Cluster) -> Non
     clock = Clock()
     one, two = a_lease(cluster, "one", clock), a_lease(cluster, "two", clock)
     async with running(one), running(two):
-        async with asyncio.timeout(5):
-            while not (one.held() or two.held()) or len(fake_api.calls) < 20:
+        async with asyncio.timeout(30):
+            # Whoever came too late to make the Lease learns only from its next look who holds it.
+            while not ((one.held() or two.held()) and one.holder and two.holder) or len(fake_api.calls) < 20:
                 assert not (one.held() and two.held())
                 await asyncio.sleep(0.01)
         assert one.held() is not two.held()
@@ -77,7 +78,7 @@ async def test_a_dead_leaders_lease_is_taken_only_when_it_has_expired(fake_api: 
         await until(one)
     async with running(two):
         seen = len(fake_api.calls)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(fake_api.calls) < seen + 5:
                 await asyncio.sleep(0.01)
         clock.now += LEASE_SECONDS
@@ -105,7 +106,7 @@ async def test_a_leader_that_was_replaced_ends(fake_api: FakeApi, cluster: Clust
         assert stolen is not None
         stolen["spec"]["holderIdentity"] = two.identity
         fake_api.put(stolen)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(LeadershipLostError, match="held by two"):
                 await task
     assert not one.held()
@@ -118,7 +119,7 @@ async def test_an_api_server_that_is_down_ends_no_leader_but_stops_it(fake_api: 
         await until(one)
         fake_api.faults += [refuse(method, "/leases", 503, "down") for method in ("GET", "PUT")]
         clock.now += RENEW_DEADLINE_SECONDS
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not one.fault:
                 await asyncio.sleep(0.01)
         assert not one.held()
@@ -132,7 +133,7 @@ async def test_who_may_not_touch_the_lease_stands_by_and_says_why(fake_api: Fake
     one = a_lease(cluster, "one", Clock())
     fake_api.faults.append(refuse("GET", "/leases", 403, "leases is forbidden"))
     async with running(one):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while "forbidden" not in one.fault:
                 await asyncio.sleep(0.01)
         assert not one.held()

@@ -8,8 +8,8 @@ from faultcases.families import FAMILIES
 from faultcases.runs import Result
 from faultcases.scenarios import SCENARIOS
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(900)]
-WAIT_SECONDS = 840.0
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(1500)]
+WAIT_SECONDS = 1400.0
 
 
 PAIRS = [

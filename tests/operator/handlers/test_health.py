@@ -15,7 +15,7 @@ from ryzanstein_operator.telemetry import Metrics
 
 def ask(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -50,17 +50,17 @@ def test_a_caller_that_hangs_up_leaves_no_traceback(capfd: pytest.CaptureFixture
 
     def live() -> Answer:
         asked.set()
-        gone.wait(5)
+        gone.wait(20)
         return Answer("x" * 1_000_000)
 
     with HealthServer(Probes(live, Answer, Metrics().render), "127.0.0.1", 0) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
             caller.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert asked.wait(5)
+            assert asked.wait(20)
         gone.set()
         assert ask(server.port, "/health/ready")[0] == 200
         threads = [one for one in threading.enumerate() if "process_request_thread" in one.name]
         for thread in threads:
-            thread.join(5)
+            thread.join(20)
     assert "Traceback" not in capfd.readouterr().err

@@ -14,8 +14,12 @@ from fakeapi import FakeApi, wait_until
 from operator_process import OperatorProcess
 from ryzanstein_operator import logs
 from ryzanstein_operator.__main__ import main
+from ryzanstein_operator.cluster import lease
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_operator.desired.names import CHILD_KINDS, child_name
+from ryzanstein_operator.handlers import run
+
+pytestmark = pytest.mark.timeout(150)  # two processes start in some of them
 
 
 @pytest.fixture
@@ -52,19 +56,21 @@ def test_one_of_two_leads_and_the_other_takes_over_when_it_ends(
     fake_api: FakeApi, start: Callable[[str], OperatorProcess]
 ) -> None:
     one, two = start("one"), start("two")
-    wait_until(lambda: one.leads or two.leads, 20, "a leader")
+    wait_until(lambda: one.leads or two.leads, 60, "a leader")
     leader, standby = (one, two) if one.leads else (two, one)
-    wait_until(lambda: "standby: the Lease is held by" in standby.probe("/health/ready")[1], 20, "a standby")
+    wait_until(lambda: "standby: the Lease is held by" in standby.probe("/health/ready")[1], 60, "a standby")
     assert standby.probe("/health/live")[0] == standby.probe("/health/ready")[0] == 200
     fake_api.put(a_service("first"))
-    wait_until(lambda: has_children(fake_api, "first"), what="the first service's children")
+    wait_until(lambda: has_children(fake_api, "first"), 30, "the first service's children")
     assert (leader.writes > 0, standby.writes) == (True, 0)
 
     status, seconds = leader.end(signal.SIGTERM)
-    assert (status, seconds < 5) == (0, True)
-    wait_until(lambda: standby.leads, 10, "the standby's lead")
+    # Its own waits make less than five seconds; the rest is the machine's.
+    assert (status, seconds < 10) == (0, True)
+    assert lease.RELEASE_SECONDS + run.STOP_SECONDS <= 5
+    wait_until(lambda: standby.leads, 12, "the standby's lead, before the Lease would have expired")
     fake_api.put(a_service("second"))
-    wait_until(lambda: has_children(fake_api, "second"), what="the second service's children")
+    wait_until(lambda: has_children(fake_api, "second"), 30, "the second service's children")
     assert "Released the Lease" in [record["message"] for record in leader.records()]
     assert not [record for process in (one, two) for record in process.records() if record["level"] == "error"]
 
@@ -74,12 +80,12 @@ def test_an_operator_whose_lease_was_taken_ends_to_be_started_anew(
     fake_api: FakeApi, start: Callable[[str], OperatorProcess]
 ) -> None:
     process = start("one")
-    wait_until(lambda: process.leads, 20, "the lead")
-    lease = fake_api.get("Lease", "release", "ryzanstein-operator")
-    assert lease is not None
-    lease["spec"]["holderIdentity"] = "thief"
-    fake_api.put(lease)
-    assert process.process.wait(15) == 1
+    wait_until(lambda: process.leads, 60, "the lead")
+    held = fake_api.get("Lease", "release", "ryzanstein-operator")
+    assert held is not None
+    held["spec"]["holderIdentity"] = "thief"
+    fake_api.put(held)
+    assert process.process.wait(40) == 1
     assert "held by thief" in process.log.read_text()
     assert (fake_api.get("Lease", "release", "ryzanstein-operator") or {})["spec"]["holderIdentity"] == "thief"
 
@@ -125,11 +131,13 @@ def test_what_keeps_it_from_starting_is_told_without_a_traceback(
     monkeypatch.setattr(logs, "setup", _checked_level)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    others = set(threading.enumerate())
     assert main(["--host", "127.0.0.1", "--port", "0"]) == 1
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    ours = [record for record in caplog.records if record.name.startswith("ryzanstein")]
+    (record,) = [record for record in ours if record.levelname == "ERROR"]
     assert reason in vars(record)["error"]
     assert record.exc_info is None
-    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    timers = [thread for thread in set(threading.enumerate()) - others if isinstance(thread, threading.Timer)]
     assert all(timer.finished.is_set() for timer in timers), "it would end whoever called main()"
 
 

@@ -85,6 +85,6 @@ async def test_a_watch_that_failed_ends_the_operator_though_kopf_waits_for_its_o
     monkeypatch.setattr(watch, "END_SECONDS", 0.1)
     loop: Loop = object.__new__(Loop)  # only registered with, never called
     stop = asyncio.Event()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(ValueError, match="half a line"):
             await watch.watch(scopes(settings)[0], cluster, settings, loop, Freshness(), stop)

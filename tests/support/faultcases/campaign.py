@@ -24,7 +24,7 @@ from zygote import zygote
 LANES = int(os.environ.get("RYZANSTEIN_FAULT_LANES", "16"))
 ONLY = os.environ.get("RYZANSTEIN_FAULT_CASE", "")
 """A part of the title of the cases to run; empty: all."""
-CASE_SECONDS = 240.0
+CASE_SECONDS = 480.0
 Job = Callable[[Lane], None]
 
 

@@ -22,7 +22,7 @@ class Nothing:
     may_end: whether the operator may end by itself, as long as the next one comes to the same end.
     """
 
-    reach_seconds: float = 60.0
+    reach_seconds: float = 120.0
     quiet_seconds: float = 2.0
     may_end: bool = False
     same_path: bool = True
@@ -126,14 +126,14 @@ class Halved(Nothing):
         lane.proxy.cut_watches(self.how)
         yield
         if self.may_end:
-            lane.start_if_ended(15.0)
+            lane.start_if_ended(30.0)
 
 
 @dataclass(frozen=True)
 class Swallowed(Nothing):
     """The connections of all watches die silently before the first step. The limit for silence is 70 s."""
 
-    reach_seconds: float = 100.0
+    reach_seconds: float = 150.0
 
     @contextlib.contextmanager
     def around(self, lane: Lane, step: int, last: bool) -> Iterator[None]:
@@ -147,7 +147,7 @@ class Outage(Nothing):
     """Every call is met by `fault` from before the first step until `OUTAGE_SECONDS` after it."""
 
     fault: Fault = field(default_factory=Abort)
-    reach_seconds: float = 30.0
+    reach_seconds: float = 60.0
     most_calls_a_second: float = 30.0
     most_writes_a_second: float = 4.0
 
@@ -165,10 +165,12 @@ class Outage(Nothing):
     def judge(self, lane: Lane) -> list[str]:
         met = [call for call in lane.proxy.log if call.note == str(self.fault)]
         writes = [call for call in met if call.verb != "GET"]
+        if not met:
+            return ["no call met the outage"]
+        seconds = max(OUTAGE_SECONDS, met[-1].at - met[0].at)  # longer where the machine stood still
         limits = (("calls", met, self.most_calls_a_second), ("writes", writes, self.most_writes_a_second))
-        found = [
-            f"{len(calls)} {what} in an outage of {OUTAGE_SECONDS:.0f} s"
+        return [
+            f"{len(calls)} {what} in an outage of {seconds:.0f} s"
             for what, calls, most in limits
-            if len(calls) > most * OUTAGE_SECONDS
+            if len(calls) > most * seconds
         ]
-        return found if met else ["no call met the outage"]

@@ -8,7 +8,7 @@ from ryzanstein_worker import contract
 
 OPERATOR = contract.FIELD_MANAGER
 REVISION = f"{contract.API_GROUP}/revision"
-READY_SECONDS = 6.0
+READY_SECONDS = 10.0
 """So long after the last ready pod went may a status that says Ready be written: it was decided before, and a call that
 was refused for the moment is tried again some seconds later."""
 Objects = Mapping[Ident, Manifest]

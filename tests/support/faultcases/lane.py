@@ -21,7 +21,7 @@ from ryzanstein_operator.cluster.resources import LEASES, SERVICES
 from ryzanstein_worker import contract
 from zygote import Forked, Zygote
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 LEASE = "ryzanstein-operator"
 MERGE = "application/merge-patch+json"
 FOREIGN: tuple[tuple[str, Manifest], ...] = (

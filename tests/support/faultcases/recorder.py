@@ -30,7 +30,7 @@ KINDS = {
     "/api/v1/secrets": "Secret",
     "/api/v1/pods": "Pod",
 }
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from ryzanstein_worker import contract
 
 Objects = Mapping[Ident, Manifest]
 SETTLED_SECONDS = 1.0
-STILL_SECONDS = 3.0
+STILL_SECONDS = 5.0
 """Of a fault-free run, whose state is what all others are held to."""
-SETUP_SECONDS = 60.0
+SETUP_SECONDS = 120.0
 REST_SECONDS = 40.0
 MOST_LATE_WRITES = 3
 TOLD = 25

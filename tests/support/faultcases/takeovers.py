@@ -31,7 +31,7 @@ class Stale(Nothing):
         if last:
             lane.proxy.lag(lane.past)
             lane.start()
-            _until(lambda: any(call.note == "an old list" for call in lane.proxy.log), 30.0)
+            _until(lambda: any(call.note == "an old list" for call in lane.proxy.log), 60.0)
             time.sleep(self.seconds)
             lane.proxy.catch_up()
 
@@ -52,7 +52,7 @@ class Stale(Nothing):
 class TakenOver(Nothing):
     """The leader is frozen until another leads, all happens under that one, and then it wakes."""
 
-    seconds: float = 40.0
+    seconds: float = 80.0
 
     @contextlib.contextmanager
     def around(self, lane: Lane, step: int, last: bool) -> Iterator[None]:
@@ -77,7 +77,7 @@ class FrozenAt(Nothing):
     then the first wakes and finds its call unanswered."""
 
     number: int = 1
-    reach_seconds: float = 90.0
+    reach_seconds: float = 120.0
 
     def begin(self, lane: Lane) -> None:
         lane.on_kill = lambda: None
@@ -89,7 +89,7 @@ class FrozenAt(Nothing):
         if step > 0 or not _until(lambda: self.met(lane) > 0, 20.0):
             return
         lane.start_guest()
-        wait_for_lead(lane, 40.0)
+        wait_for_lead(lane, 80.0)
 
     def met(self, lane: Lane) -> int:
         return sum(call.note == "frozen" for call in lane.proxy.log)
@@ -113,7 +113,7 @@ def wait_for_lead(lane: Lane, seconds: float) -> None:
 def lost(lane: Lane) -> list[str]:
     """What is wrong with a loser that has woken: it must end, and write nothing."""
     loser = lane.operators[-2]
-    if not _until(lambda: loser.status is not None, 30.0):
+    if not _until(lambda: loser.status is not None, 60.0):
         return ["the loser did not end"]
     writes = [
         call for call in lane.proxy.mutations if call.note != "frozen" and call.at > lane.operators[-1].started_at

@@ -13,7 +13,9 @@ from apiserver import ApiServer
 from faultproxy.proxy import FaultProxy
 
 T = TypeVar("T")
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+CONNECT_SECONDS = 60.0
+"""With TLS: a busy API server is no fault that a case asked for. One that is away refuses at once."""
 
 
 class ProxyHost:
@@ -54,7 +56,7 @@ class ProxyHost:
 
     async def _open(self) -> None:
         connector = aiohttp.TCPConnector(ssl=self._client_tls, limit=0)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         self.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
     async def _close(self) -> None:

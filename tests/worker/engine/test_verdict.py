@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from ryzanstein_worker.config import EngineConfig, GroupConfig
+from ryzanstein_worker.engine import verdict
 from ryzanstein_worker.engine.identity import misfit, settings_of
 from ryzanstein_worker.engine.inquest import Inquest
 from ryzanstein_worker.engine.node_frames import Attach, Join, Leaving
@@ -41,7 +42,9 @@ def test_the_culprit_is_named_and_not_the_witness(told: list[Evidence], blamed: 
     assert patience([WITNESS]) > patience(told) or blamed.blame >= Blame.NODE_SILENT
 
 
-async def test_better_evidence_is_waited_for_and_then_ends_the_waiting() -> None:
+async def test_better_evidence_is_waited_for_and_then_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So long that even a machine that stands still for seconds is through before.
+    monkeypatch.setattr(verdict, "_LONG_PATIENCE_SECONDS", 50.0)
     verdicts: list[Evidence] = []
     inquest = Inquest(verdicts.append)
     began = time.monotonic()
@@ -50,7 +53,7 @@ async def test_better_evidence_is_waited_for_and_then_ends_the_waiting() -> None
     assert not verdicts
     inquest.add(DIED)
     while not verdicts:
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         await asyncio.sleep(0.01)
     assert verdicts == [DIED]
     assert patience([DIED]) <= time.monotonic() - began < patience([WITNESS])

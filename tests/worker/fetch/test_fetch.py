@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from hub import HubServer, serve_hub
+from processes import wait_until
 from ryzanstein_worker import fetch as fetch_module
 from ryzanstein_worker import store
 from ryzanstein_worker.contract import EXIT_CONFIG, EXIT_UNAVAILABLE
@@ -29,6 +30,10 @@ REPO = "acme/tiny"
 WEIGHTS = "model.safetensors"
 MODEL = HubModel(REPO, "main")
 TOKEN = "hf_secretsecretsecret"
+START_SECONDS = 50.0
+"""For a process to start and do its work: seconds, and more where others have the cores."""
+
+pytestmark = pytest.mark.timeout(150)
 
 
 def _content() -> dict[str, bytes]:
@@ -105,11 +110,12 @@ def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_the_next_one_resumes
     hub.faults.hold_after[WEIGHTS] = 3_000_000
     process = _spawn(hub, tmp_path)
     try:
-        assert hub.faults.holding.wait(timeout=20)
-        _wait_for(lambda: store.bytes_in(tmp_path / store.PARTIAL) >= 3_000_000)
+        assert hub.faults.holding.wait(timeout=START_SECONDS)
+        partial = tmp_path / store.PARTIAL
+        wait_until(lambda: store.bytes_in(partial) >= 3_000_000, START_SECONDS, "what was sent is written")
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=10)
+        process.communicate(timeout=START_SECONDS)
     assert not (tmp_path / "config.json").exists()
     assert store.read_manifest(tmp_path) is None
     hub.faults.released.set()
@@ -207,14 +213,14 @@ def test_a_full_disk_is_told_before_the_download(
 def test_two_at_once_into_one_directory_download_once(hub: HubServer, tmp_path: Path) -> None:
     hub.faults.hold_after[WEIGHTS] = 1000
     first = _spawn(hub, tmp_path)
-    assert hub.faults.holding.wait(timeout=20)
+    assert hub.faults.holding.wait(timeout=START_SECONDS)
     second = _spawn(hub, tmp_path)
     assert second.stderr is not None
     line = second.stderr.readline()
     assert "waiting for another fetch" in line
     hub.faults.released.set()
     for process in (first, second):
-        process.communicate(timeout=20)
+        process.communicate(timeout=START_SECONDS)
         assert process.returncode == 0
     assert hub.sent[WEIGHTS] == len(hub.files[WEIGHTS])
     assert store.read_manifest(tmp_path) is not None
@@ -257,9 +263,10 @@ def test_progress_is_logged_as_a_percentage(
     with caplog.at_level(logging.INFO, "ryzanstein_worker"):
         thread = threading.Thread(target=fetch, args=(Hub(hub.url, None), MODEL, tmp_path))
         thread.start()
-        _wait_for(lambda: "fetching: 58 % of 0.01 GB" in caplog.messages)
+        wait_until(lambda: "fetching: 58 % of 0.01 GB" in caplog.messages, START_SECONDS, "progress is told")
         hub.faults.released.set()
-        thread.join(timeout=20)
+        thread.join(timeout=START_SECONDS)
+        assert not thread.is_alive()
     assert "fetching: 0 % of 0.01 GB" in caplog.messages
 
 
@@ -281,10 +288,10 @@ def test_the_command_ends_with_codes_that_say_whether_to_try_again(
 def test_an_unreachable_hub_is_worth_another_try_and_a_bad_name_is_not(tmp_path: Path) -> None:
     env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     command = [sys.executable, "-m", "ryzanstein_worker", "fetch", "--output", str(tmp_path), "--uri"]
-    gone = subprocess.run([*command, "hf://acme/tiny"], env=env, capture_output=True, text=True, timeout=30)
+    gone = subprocess.run([*command, "hf://acme/tiny"], env=env, capture_output=True, text=True, timeout=START_SECONDS)
     assert gone.returncode == EXIT_UNAVAILABLE
     assert "The hub could not be reached for acme/tiny" in json.loads(gone.stderr.splitlines()[-1])["message"]
-    bad = subprocess.run([*command, "hf://acme"], env=env, capture_output=True, text=True, timeout=30)
+    bad = subprocess.run([*command, "hf://acme"], env=env, capture_output=True, text=True, timeout=START_SECONDS)
     assert bad.returncode == EXIT_CONFIG
 
 
@@ -331,12 +338,3 @@ def _spawn(hub: HubServer, output: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ryzanstein_worker", "fetch", "--uri", f"hf://{REPO}", "--output", str(output)]
     env = os.environ | {"HF_ENDPOINT": hub.url}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        ended.wait(0.02)
-    raise AssertionError("the condition did not come true in time")

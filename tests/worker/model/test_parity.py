@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from parity_models import CASES, MAX_MODEL_LEN, Case, Scenario, load_tiny, make_model, save_model
 from ryzanstein_worker.parallel.group import SINGLE
 
-pytestmark = pytest.mark.timeout(120)  # the first test imports transformers and makes all checkpoints
+pytestmark = pytest.mark.timeout(300)  # the first test imports transformers and makes all checkpoints
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 
@@ -47,7 +47,7 @@ def two_ranks(built: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[in
     output = tmp_path_factory.mktemp("ranks") / "out"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "support")}
     command = [sys.executable, "-m", "rank_main", "2", str(output), *map(str, built.directories.values())]
-    subprocess.run(command, env=environment, check=True, timeout=100)
+    subprocess.run(command, env=environment, check=True, timeout=200)
     return {rank: load_file(f"{output}.{rank}") for rank in range(2)}
 
 

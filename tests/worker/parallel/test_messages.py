@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from processes import wait_until
 from ryzanstein_worker.parallel.messages import Channel, ChannelClosedError, FrameCodec
 
 
@@ -54,13 +55,12 @@ def test_a_blocked_side_says_that_it_waits_and_loses_nothing(ends: Ends) -> None
     note = Note("x" * 900_000)  # more than a socket's buffer
     sender = threading.Thread(target=ends.channel.send, args=[note])
     sender.start()
-    sender.join(0.2)
+    wait_until(lambda: ends.waits > 1, 30.0, "it says again that it waits")
     assert sender.is_alive()
-    assert ends.waits > 0
     frame, received = ends.codec.encode(note), bytearray()
     while len(received) < len(frame):
         received += ends.raw.recv(2**16)
-    sender.join(10)
+    sender.join(30)
     assert not sender.is_alive()
     assert bytes(received) == frame
 

@@ -27,7 +27,7 @@ class Served:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve([pair[0] for pair in pairs])))
         self._thread.start()
         self._channels = [self._channel(pair[1]) for pair in pairs]
-        self.stores = [ChannelStore(channel, timeout_seconds=5.0) for channel in self._channels]
+        self.stores = [ChannelStore(channel, timeout_seconds=30.0) for channel in self._channels]
 
     async def _serve(self, socks: list[socket.socket]) -> None:
         async def answer(ask: Ask) -> Answer:
@@ -42,7 +42,7 @@ class Served:
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive(), "the table's end outlived its ranks"
 
 
@@ -79,7 +79,7 @@ def test_what_one_rank_sets_another_that_waits_gets(served: Served) -> None:
     time.sleep(0.1)
     assert not got
     one.set("late", b"v")
-    waiting.join(5)
+    waiting.join(30)
     assert got == [b"v"]
     assert other.num_keys() == 1
 

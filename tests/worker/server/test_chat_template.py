@@ -24,7 +24,7 @@ USER = Turn(role="user", content="hi")
 
 
 @asynccontextmanager
-async def _template(source: str | None, timeout_seconds: float = 20.0) -> AsyncIterator[ChatTemplate]:
+async def _template(source: str | None, timeout_seconds: float = 30.0) -> AsyncIterator[ChatTemplate]:
     special = SpecialTokens(bos_token="<s>", eos_token="</s>")
     template = ChatTemplate(source, special, timeout_seconds=timeout_seconds)
     try:
@@ -124,12 +124,15 @@ async def test_a_hostile_template_gets_a_fixed_sentence(name: str) -> None:
 async def test_an_endless_template_is_stopped_and_the_next_request_is_served() -> None:
     loop = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
     source = "{% if messages | length > 1 %}" + loop + "{% endif %}{{ messages[0].content }}"
-    async with _template(source, timeout_seconds=3.0) as template:
+    async with _template(source) as template:
         assert await template.render([USER]) == "hi"
+        # Little time for the endless one alone: the start of a renderer takes its own on a busy machine.
+        patience, template._timeout_seconds = template._timeout_seconds, 1.0
         start = time.monotonic()
         with pytest.raises(ApiError, match="could not be rendered"):
             await template.render([USER, USER])
-        assert time.monotonic() - start < 6.0
+        assert time.monotonic() - start < 10.0
+        template._timeout_seconds = patience
         assert await template.render([USER]) == "hi"
 
 

@@ -24,7 +24,7 @@ from ryzanstein_worker.contract import HEADER_CACHE_SALT, HEADER_NOT_STARTED
 from ryzanstein_worker.server.openai import ChatCompletionRequest, CompletionRequest, Message
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 SEEDED = pb.Sampling(max_tokens=12, seed=7, temperature=0.9, stop=["zzz"], frequency_penalty=0.5, n=2)
 COMPLETION = pb.CompletionRequest(model=MODEL_NAME, prompt="The quick", sampling=SEEDED, logprobs=3)
@@ -52,19 +52,19 @@ def _bare(answer: Any) -> tuple[Any, list[Any]]:
 
 
 def _rest(worker: WorkerProcess, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(worker.api + path, json=body, timeout=20)
+    return httpx.post(worker.api + path, json=body, timeout=30)
 
 
 def test_whole_answers_are_rests_own(worker: WorkerProcess, stub: InferenceStub) -> None:
     twin = _rest(worker, "/v1/completions", openai.completion_object(COMPLETION, stream=False)).json()
-    answer = stub.Complete(COMPLETION, timeout=20)
+    answer = stub.Complete(COMPLETION, timeout=30)
     assert answer.id.startswith("cmpl-")
     assert _bare(openai.completion_response(twin)) == _bare(answer)
     assert answer.usage.completion_tokens > 0
     assert len(answer.choices) == 2
     assert answer.choices[1].logprobs.tokens[0].top_logprobs
     twin = _rest(worker, "/v1/chat/completions", openai.chat_object(CHAT, stream=False)).json()
-    chat = stub.Chat(CHAT, timeout=20)
+    chat = stub.Chat(CHAT, timeout=30)
     assert _bare(openai.chat_response(twin)) == _bare(chat)
     first = chat.choices[0]
     assert (first.message.role, first.finish_reason) == (pb.ROLE_ASSISTANT, pb.FINISH_REASON_LENGTH)
@@ -73,17 +73,17 @@ def test_whole_answers_are_rests_own(worker: WorkerProcess, stub: InferenceStub)
 
 
 def test_streams_add_up_to_the_whole_and_end_with_the_usage_that_was_asked_for(stub: InferenceStub) -> None:
-    whole = stub.Complete(COMPLETION, timeout=20)
+    whole = stub.Complete(COMPLETION, timeout=30)
     asked = pb.CompletionRequest()
     asked.CopyFrom(COMPLETION)
     asked.sampling.include_usage = True
-    chunks = list(stub.StreamComplete(asked, timeout=20))
+    chunks = list(stub.StreamComplete(asked, timeout=30))
     texts = ["".join(c.text for chunk in chunks for c in chunk.choices if c.index == index) for index in range(2)]
     assert texts == [choice.text for choice in whole.choices]
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert not any(chunk.HasField("usage") for chunk in chunks[:-1])
-    chat = stub.Chat(CHAT, timeout=20)
-    pieces = list(stub.StreamChat(CHAT, timeout=20))
+    chat = stub.Chat(CHAT, timeout=30)
+    pieces = list(stub.StreamChat(CHAT, timeout=30))
     assert [piece.choices[0].delta.role for piece in pieces[:2]] == [pb.ROLE_ASSISTANT] * 2
     for choice in chat.choices:
         own = [c for piece in pieces for c in piece.choices if c.index == choice.index]
@@ -107,7 +107,7 @@ def test_every_way_to_give_a_prompt_is_taken(stub: InferenceStub) -> None:
 
 
 def test_the_model_is_listed(worker: WorkerProcess, stub: InferenceStub) -> None:
-    twin = httpx.get(worker.api + "/v1/models").json()
+    twin = httpx.get(worker.api + "/v1/models", timeout=30).json()
     assert stub.ListModels(pb.ListModelsRequest()) == openai.models_response(twin)
 
 
@@ -131,7 +131,7 @@ REFUSED: dict[str, pb.CompletionRequest] = {
 def test_refusals_are_rests_own(worker: WorkerProcess, stub: InferenceStub, name: str) -> None:
     twin = _rest(worker, "/v1/completions", openai.completion_object(REFUSED[name], stream=False))
     with pytest.raises(grpc.RpcError) as failed:
-        stub.Complete(REFUSED[name], timeout=20)
+        stub.Complete(REFUSED[name], timeout=30)
     code = {400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND}[twin.status_code]
     assert failed.value.code() is code
     error = pb.Error.FromString(dict(failed.value.trailing_metadata())[ERROR_METADATA])
@@ -148,19 +148,19 @@ def test_a_number_that_no_role_has_and_one_that_json_lacks_are_refused(stub: Inf
         (pb.ChatRequest(model=MODEL_NAME, messages=[TURN], sampling=pb.Sampling(top_p=float("nan"))), "top_p"),
     ):
         with pytest.raises(grpc.RpcError) as failed:
-            stub.Chat(request, timeout=20)
+            stub.Chat(request, timeout=30)
         assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert pb.Error.FromString(dict(failed.value.trailing_metadata())[ERROR_METADATA]).param == param
 
 
 def test_a_salt_that_is_none_is_refused(stub: InferenceStub) -> None:
     with pytest.raises(grpc.RpcError) as failed:
-        stub.Complete(COMPLETION, metadata=((HEADER_CACHE_SALT, "zz"),), timeout=20)
+        stub.Complete(COMPLETION, metadata=((HEADER_CACHE_SALT, "zz"),), timeout=30)
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def _running(worker: WorkerProcess) -> float:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         text = (await client.get(f"{worker.health}/metrics")).text
     return sum(float(value) for value in re.findall(r"^ryzanstein_num_requests_running{[^}]*} (\S+)$", text, re.M))
 
@@ -172,50 +172,58 @@ async def _until_running(worker: WorkerProcess, count: float, seconds: float) ->
         await asyncio.sleep(0.02)
 
 
-async def test_a_caller_that_cancels_or_is_out_of_time_gives_back_all_it_held(worker: WorkerProcess) -> None:
-    await _until_running(worker, 0, 10)
+async def test_a_caller_that_cancels_or_is_out_of_time_gives_back_all_it_held(slow_worker: WorkerProcess) -> None:
+    # Within a second on an idle machine; served to its end, each of these takes more than ten.
+    worker = slow_worker
+    await _until_running(worker, 0, 30)
     async with grpc.aio.insecure_channel(worker.grpc) as channel:
         stub = InferenceStub(channel)
         stream = stub.StreamComplete(LONG)
         assert await stream.read()
         whole = stub.Complete(LONG)
-        await _until_running(worker, 2, 5)
+        await _until_running(worker, 2, 30)
         stream.cancel()
         whole.cancel()
-        await _until_running(worker, 0, 1)
+        await _until_running(worker, 0, 6)
         with pytest.raises(grpc.aio.AioRpcError) as late:
             await stub.Complete(LONG, timeout=0.05)
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await _until_running(worker, 0, 1)
+        await _until_running(worker, 0, 6)
+
+
+def _first_refusal(stub: InferenceStub) -> Any:
+    """The first end of a request that is not for want of time: what is accepted waits behind the others."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with pytest.raises(grpc.RpcError) as failed:
+            stub.Complete(LONG, timeout=0.5)
+        if failed.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            return failed.value
+    raise AssertionError("the worker never closed its door")
 
 
 def test_a_draining_worker_says_so_ends_what_runs_and_refuses_the_rest_as_not_started(model_dir: Path) -> None:
-    flags = (
-        "--drain-seconds",
-        "4",
-        "--max-num-seqs",
-        "1",
-    )  # one after another, so that some still wait after the grace
+    # One after another, so that some still wait after the grace: a quarter of the drain, in which it still accepts.
+    flags = ("--drain-seconds", "12", "--max-num-seqs", "1")
     with serve_worker(model_dir, *flags) as worker, grpc.insecure_channel(worker.grpc) as channel:
         stub, health = InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest(service=SERVICE)
-        assert health.Check(asked, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(asked, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
         sampling = pb.Sampling(max_tokens=100, ignore_eos=True)
         request = pb.CompletionRequest(model=MODEL_NAME, prompt="x", sampling=sampling)
-        streams = [stub.StreamComplete(request) for _ in range(60)]
-        next(streams[0])
+        first = stub.StreamComplete(request)
+        next(first)
+        streams = [stub.StreamComplete(LONG) for _ in range(60)]  # half a minute's work
         worker.process.send_signal(signal.SIGTERM)
-        worker.wait_for_log("draining", 5)
-        assert health.Check(asked, timeout=5).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        time.sleep(1.2)  # the grace, a quarter of the drain, in which it still accepts
-        with pytest.raises(grpc.RpcError) as refused:
-            stub.Complete(LONG, timeout=5)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert dict(refused.value.trailing_metadata())[HEADER_NOT_STARTED] == "draining"
-        assert list(streams[0])[-1].choices[0].finish_reason == pb.FINISH_REASON_LENGTH
+        worker.wait_for_log("draining", 30)
+        assert health.Check(asked, timeout=30).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        refused = _first_refusal(stub)
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(refused.trailing_metadata())[HEADER_NOT_STARTED] == "draining"
+        assert list(first)[-1].choices[0].finish_reason == pb.FINISH_REASON_LENGTH
         for stream in streams:
             stream.cancel()
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0
 
 
 @pytest.mark.parametrize(

@@ -246,10 +246,12 @@ async def test_many_at_once_give_what_each_gives_alone(worker: WorkerProcess) ->
 
 def test_request_ids_come_back(worker: WorkerProcess) -> None:
     body = {"model": MODEL_NAME, "prompt": "x", "max_tokens": 1}
-    given = httpx.post(f"{worker.api}/v1/completions", json=body, headers={"x-request-id": "abc-1"})
+    given = httpx.post(f"{worker.api}/v1/completions", json=body, headers={"x-request-id": "abc-1"}, timeout=30)
     assert given.headers["x-request-id"] == "abc-1"
     made = [
-        httpx.post(f"{worker.api}/v1/completions", json=body, headers={"x-request-id": bad}).headers["x-request-id"]
+        httpx.post(f"{worker.api}/v1/completions", json=body, headers={"x-request-id": bad}, timeout=30).headers[
+            "x-request-id"
+        ]
         for bad in ("has space", "x" * 200)
     ]
     assert len(set(made)) == 2
@@ -257,7 +259,7 @@ def test_request_ids_come_back(worker: WorkerProcess) -> None:
 
 
 def test_the_document_describes_requests_and_answers(worker: WorkerProcess) -> None:
-    document = httpx.get(f"{worker.api}/openapi.json").json()
+    document = httpx.get(f"{worker.api}/openapi.json", timeout=30).json()
     schemas = document["components"]["schemas"]
     assert {"CompletionRequest", "ChatCompletionRequest", "ChatCompletionChunk", "ErrorResponse"} <= set(schemas)
     refs = _refs(document)

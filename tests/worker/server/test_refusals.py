@@ -33,6 +33,7 @@ def _good_requests(http: httpx.Client) -> Iterator[list[bytes]]:
     done = threading.Event()
 
     def loop() -> None:
+        texts.append(_good(http))  # one at least, however late this thread begins
         while not done.is_set():
             texts.append(_good(http))
 
@@ -162,7 +163,7 @@ def test_the_context_length_is_a_sharp_edge(
 def _raw(worker: WorkerProcess, request: bytes) -> bytes:
     """What comes back on a bare connection until it closes, or is still for a moment."""
     address = urlsplit(worker.api)
-    with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as connection:
+    with socket.create_connection((str(address.hostname), address.port or 0), timeout=30) as connection:
         sender = threading.Thread(target=_send, args=(connection, request))
         sender.start()
         try:

@@ -11,7 +11,8 @@ from journal import ASK, ASK_RESUME, Commit, Journal, by_choice, envelope, read_
 from ryzanstein_worker.contract import HEADER_JOURNAL
 from worker_process import MODEL_NAME, WorkerProcess
 
-pytestmark = pytest.mark.slow
+# Some make fifty requests: seconds alone, a minute where others want the cores.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"

@@ -154,6 +154,7 @@ class _Worker:
         api = GrpcApi(service, gate)
         server, grpc_server = _uvicorn(gate), GrpcServer(api if tracing is None else Traced(api, tracing), LIMITS)
         await grpc_server.start(address_of(config.host, self._grpc_port))
+        self._socket.listen(LISTEN_BACKLOG)  # before anybody is told: the server's own start comes a moment later
         serving = asyncio.create_task(server.serve(sockets=[self._socket]))
         self._probes.engine, self._probes.phase = engine, "serving"
         ports = {"port": self._socket.getsockname()[1], "grpc_port": self._grpc_port}
