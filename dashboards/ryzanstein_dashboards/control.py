@@ -10,8 +10,8 @@ from ryzanstein_dashboards.shapes import ANY_IS_BAD, line, quantiles, stat
 _IDLE: Final = "the operator had nothing to do lately"
 
 VARIABLES: Final = (
-    Variable("namespace", "Namespace", SIZES, "namespace", many=True),
-    Variable("inference_service", "InferenceService", f'{SIZES}{{namespace=~"$namespace"}}', "name", many=True),
+    Variable("namespaces", "Namespaces", SIZES, "namespace", many=True),
+    Variable("services", "InferenceServices", f'{SIZES}{{namespace=~"$namespaces"}}', "name", many=True),
 )
 
 _NOW: Final = Row(

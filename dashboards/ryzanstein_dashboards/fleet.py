@@ -142,6 +142,16 @@ _CAPACITY: Final = Row(
 _HEALTH: Final = Row(
     "Health",
     (
+        line(
+            "Alerts",
+            "Alerts of Ryzanstein's rules that fire, or will unless it gets better (pending); docs/runbooks has a page "
+            "for each.",
+            "short",
+            'sum by (alertname, alertstate) (ALERTS{alertname=~"Ryzanstein.+"})',
+            "{{alertname}} {{alertstate}}",
+            quiet="nothing is wrong, or Prometheus has not loaded the rules",
+            span=24,
+        ),
         Panel(
             "Pods that Prometheus reaches",
             "Pods of each part whose metrics could be read, and those whose could not.",

@@ -10,9 +10,9 @@ from ryzanstein_dashboards.shapes import ANY_IS_BAD, TOKENS_A_SECOND, failed, li
 _WAITED: Final = "no request has had to wait yet"
 
 VARIABLES: Final = (
-    Variable("namespace", "Gateways' namespace", READY, "namespace"),
-    Variable("pod", "Pod", f'{READY}{{namespace="$namespace"}}', "pod", many=True),
-    Variable("model", "Model", f'{READY}{{namespace="$namespace"}}', "model", many=True),
+    Variable("release", "Gateways' namespace", READY, "namespace"),
+    Variable("gateways", "Gateways", f'{READY}{{namespace="$release"}}', "pod", many=True),
+    Variable("models", "Models", f'{READY}{{namespace="$release"}}', "model", many=True),
 )
 
 _NOW: Final = Row(

@@ -6,8 +6,8 @@ from ryzanstein_dashboards.model import Kind, Panel, Query, Row, Step
 from ryzanstein_dashboards.promql import aggregated, rate, select
 from ryzanstein_dashboards.shapes import ANY_IS_BAD, WHERE_NONE_FAILED, line
 
-PODS: Final = 'namespace="$namespace", pod=~"$pod"'
-MODELS: Final = f'{PODS}, model=~"$model"'
+PODS: Final = 'namespace="$release", pod=~"$gateways"'
+MODELS: Final = f'{PODS}, model=~"$models"'
 READY: Final = "ryzanstein_gateway_endpoints_ready"
 _GAPS: Final = f"ryzanstein_gateway_migration_gap_seconds_bucket{{{MODELS}}}"
 _SEVERAL: Final = "a pod has one process (gateway.processes: 1)"

@@ -64,8 +64,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """What the reader chooses: the values of `label` in `metric` (a selector). many: several, or all, at once; then it
-    is a regular expression in queries. hidden: follows from the others."""
+    """What the reader chooses: the values of `source_label` in `metric` (a selector). label: what stands beside the
+    choice. many: several, or all, at once; then it is a regular expression in queries. hidden: follows from the others.
+    Links carry the choice to the pages that have a variable of the same name, so the name says whether it is many."""
 
     name: str
     label: str

@@ -7,8 +7,8 @@ from ryzanstein_dashboards.promql import aggregated, quantile, rate, select
 from ryzanstein_dashboards.shapes import TOKENS_A_SECOND, line, quantiles
 
 SIZES: Final = "ryzanstein_operator_ready_replicas"
-_CHOSEN: Final = 'namespace=~"$namespace", name=~"$inference_service"'
-_SERVED: Final = 'namespace=~"$namespace", inference_service=~"$inference_service"'
+_CHOSEN: Final = 'namespace=~"$namespaces", name=~"$services"'
+_SERVED: Final = 'namespace=~"$namespaces", inference_service=~"$services"'
 _NAMED: Final = "{{namespace}}/{{name}}"
 _SERVICE: Final = "namespace, inference_service"
 _SCALED: Final = "no service has spec.autoscaling"

@@ -156,6 +156,7 @@ def test_what_may_have_no_data_is_what_a_system_on_cpu_and_without_nodes_does_no
         "replicas run on CPU",
         "the pod runs on CPU",
         "all nodes are well",
+        "nothing is wrong, or Prometheus has not loaded the rules",
         "the gateway ends no TLS",
         "every call succeeded at once",
         "every query brought a number",
