@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.helm, pytest.mark.apiserver, pytest.mark.timeout(chart
 NAMESPACE = "ryzanstein"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:ryzanstein-operator"
 GATEWAY = f"system:serviceaccount:{NAMESPACE}:ryzanstein-gateway"
+PROMETHEUS = f"system:serviceaccount:{NAMESPACE}:ryzanstein-prometheus"
 ROUTES = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 
 
@@ -75,13 +76,13 @@ def test_every_golden_grant_holds(release: Release) -> None:
     grants = chart.grants(chart.installed())
     users = {
         f"ServiceAccount:{NAMESPACE}/ryzanstein-{who}": user
-        for who, user in (("operator", OPERATOR), ("gateway", GATEWAY))
+        for who, user in (("operator", OPERATOR), ("gateway", GATEWAY), ("prometheus", PROMETHEUS))
     }
     refused = [g for g in grants if not release.may(users[g.subject], g.verb, g.group, g.resource, g.name, g.scope)]
     assert refused == []
 
 
-@pytest.mark.parametrize("user", [OPERATOR, GATEWAY])
+@pytest.mark.parametrize("user", [OPERATOR, GATEWAY, PROMETHEUS])
 @pytest.mark.parametrize(
     ("verb", "group", "resource", "namespace"),
     [
@@ -106,9 +107,10 @@ def test_nothing_beyond_them_holds(
 
 
 @pytest.mark.parametrize("verb", ["get", "list", "watch"])
-def test_the_operator_reads_nodes_and_the_gateway_does_not(release: Release, verb: str) -> None:
+def test_the_operator_reads_nodes_and_nobody_else_does(release: Release, verb: str) -> None:
     assert release.may(OPERATOR, verb, "", "nodes")
     assert not release.may(GATEWAY, verb, "", "nodes")
+    assert not release.may(PROMETHEUS, verb, "", "nodes")
 
 
 def test_the_route_table_is_written_and_watched_by_its_name_alone(release: Release) -> None:
