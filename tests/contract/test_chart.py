@@ -209,12 +209,27 @@ def test_notes_tell_how_to_send_the_first_request() -> None:
     assert "kubectl port-forward -n n service/r-gateway 8080:80" in plain
     assert "kubectl get secret r-default-key -n n" in plain
     assert "Authorization: Bearer $KEY" in plain
+    assert "5. Look at it: open $URL/ui in a browser, with the same key.\n" in plain
+    assert "keep its Prometheus out" not in plain
     node_port = notes('gateway.service={"type":"NodePort","nodePort":30080}').partition("NOTES:")[2]
     assert "URL=http://$NODE:30080" in node_port
     open_to_all = notes('gateway.auth="none"').partition("NOTES:")[2]
     assert "Authorization" not in open_to_all
     by_hand = notes("defaultKey.create=false").partition("NOTES:")[2]
     assert "kubectl create secret generic r-keyset-default -n n" in by_hand
+
+
+def test_notes_warn_of_monitors_whose_prometheus_is_kept_out() -> None:
+    def warned(*settings: str) -> bool:
+        words = [word for setting in settings for word in ("--set-json", setting)]
+        words += ["--dry-run=client", "--namespace", "n"]
+        return "networkPolicy.prometheusNamespaceLabels" in chart.run_helm("install", "r", str(chart.CHART), *words)
+
+    let_in = 'networkPolicy.prometheusNamespaceLabels={"name":"monitoring"}'
+    assert warned("monitoring.rules=true")
+    assert not warned("monitoring.rules=true", let_in)
+    assert not warned("monitoring.podMonitors=true", let_in)
+    assert not warned("monitoring.podMonitors=true", "networkPolicy.enabled=false")
 
 
 REFUSALS: list[tuple[list[str], str]] = [

@@ -164,7 +164,7 @@ def test_it_may_find_pods_where_they_are_watched_and_nothing_else() -> None:
         grants = chart.grants(rendered(*settings))
         return {(one.scope, one.resource, one.verb) for one in grants if one.subject.endswith("ryzanstein-prometheus")}
 
-    verbs = ("get", "list", "watch")
+    verbs = ("list", "watch")
     assert granted('watchNamespaces=["a","b"]') == {
         (place, "pods", verb) for place in ("a", "b", "ryzanstein") for verb in verbs
     }
@@ -207,6 +207,23 @@ REFUSALS: list[tuple[list[str], str]] = [
         "networkPolicy.prometheusFrom has no effect",
     ),
     (["monitoring.podMonitors=true"], "which networkPolicy keeps out"),
+    (
+        ['prometheus.retentionSize="2GB"'],
+        "prometheus.retentionSize is 2GB, which must be less than prometheus.storage, 2Gi",
+    ),
+    (
+        ['prometheus.storage="1000M"'],
+        "prometheus.retentionSize is 1GB, which must be less than prometheus.storage, 1000M",
+    ),
+    (["prometheus.storage=1073741824"], "must be less than prometheus.storage, 1073741824"),
+    (
+        ['prometheus.storage="3Gi"'],
+        "prometheus.storage is 3Gi, which must be less than prometheus.resources.limits.ephemeral-storage, 3Gi",
+    ),
+    # As after helm upgrade --reuse-values over a release of an older chart.
+    (["prometheus=null"], "missing property 'prometheus'"),
+    (["monitoring=null"], "missing property 'monitoring'"),
+    (["grafana=null"], "missing property 'grafana'"),
 ]
 
 
@@ -215,3 +232,17 @@ def test_nonsense_is_refused_in_words(settings: list[str], words: str) -> None:
     with pytest.raises(chart.HelmError) as refusal:
         chart.render(*settings)
     assert words in refusal.value.words
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ('prometheus.storage="10Gi"', 'prometheus.retentionSize="8GB"',
+         'prometheus.resources.limits.ephemeral-storage="12Gi"'),
+        ('prometheus.storage="1.5Gi"', 'prometheus.retentionSize="1500MB"'),
+        ('prometheus.storage="1T"', 'prometheus.resources.limits.ephemeral-storage=null'),
+        ('prometheus.url="http://p:9090"', 'prometheus.storage="1Mi"'),
+    ],
+)  # fmt: skip
+def test_other_sizes_that_fit_into_one_another_are_taken(settings: tuple[str, ...]) -> None:
+    assert chart.render(*settings)

@@ -107,5 +107,5 @@ def test_every_value_is_explained() -> None:
 )
 def test_nonsense_is_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(jsonschema.ValidationError) as refusal:
-        jsonschema.validate(change, SCHEMA)
+        jsonschema.validate(DEFAULTS | change, SCHEMA)
     assert word in refusal.value.message or word in str(refusal.value.validator)

@@ -12,11 +12,26 @@ http://{{ .Release.Name }}-prometheus.{{ .Release.Namespace }}.svc:9090
 {{- end -}}
 {{- end }}
 
+{{/* How many bytes a quantity of Kubernetes (2Gi, 3000M) or a size of Prometheus (1GB, by powers of two) is. */}}
+{{- define "ryzanstein.bytes" -}}
+{{- if kindIs "string" . -}}
+{{- $units := dict "" 0 "k" 1 "M" 2 "G" 3 "T" 4 "Ki" 1 "Mi" 2 "Gi" 3 "Ti" 4 "MB" 2 "GB" 3 "TB" 4 }}
+{{- $unit := regexFind "[A-Za-z]*$" . }}
+{{- $bytes := trimSuffix $unit . | float64 }}
+{{- range until (int (get $units $unit)) }}
+{{- $bytes = mulf $bytes (ternary 1000.0 1024.0 (has $unit (list "k" "M" "G" "T"))) }}
+{{- end -}}
+{{ $bytes }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end }}
+
 {{/* What Prometheus may do where pods of ours are: find them. */}}
 {{- define "ryzanstein.prometheusRules" -}}
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end }}
 
 {{/* Its configuration. The labels are the contract that queries, rules and dashboards are written against
