@@ -24,10 +24,16 @@ class Account:
         self._metrics, self._exemplars, self._tracing = metrics, exemplars, tracing
         self._recent: dict[str, Recent] = {}
 
-    def recent(self, model: str, now: float) -> tuple[int, tuple[int, ...]]:
-        """Of the last minute: recent.Recent.summary. `now` is of the monotonic clock."""
+    def recent(self, model: str, now: float) -> tuple[int, bytes]:
+        """Of the last minute: recent.Recent.summary. `now` is of the monotonic clock. A model that had nothing is
+        forgotten: models come and go."""
         known = self._recent.get(model)
-        return known.summary(now) if known else (0, ())
+        if known is None:
+            return 0, b""
+        found = known.summary(now)
+        if not found[1]:
+            del self._recent[model]
+        return found
 
     def close(self, exchange: Exchange) -> None:
         """A request has ended."""

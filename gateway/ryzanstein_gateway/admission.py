@@ -37,6 +37,9 @@ LOOK_SECONDS: Final = 0.05
 """How often a line is looked at while somebody waits, and how old what is known of its replicas may be."""
 PAUSE_SECONDS: Final = 0.1
 MOST_PAUSE_SECONDS: Final = 1.0
+FORGET_SECONDS: Final = 600.0
+"""A model that nobody has asked for that long is told of no more: models come and go, and each is written, sent and
+added up a few times a second."""
 
 _REFUSALS: Final[dict[Why, Refusal]] = {
     Why.QUEUE_FULL: OVERLOADED,
@@ -65,6 +68,9 @@ class _Model:
 
     def waiting(self) -> int:
         return len(self.line.queue) + self.pausing
+
+    def idle_since(self, moment: float) -> bool:
+        return self.busy_at < moment and not (self.line.own or self.waiting() or self.timer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +175,12 @@ class Admission:
         known = self._models.get(model)
         return known.waiting() if known else 0
 
-    def traffic(self, recent: Callable[[str, float], tuple[int, tuple[int, ...]]]) -> list[Traffic]:
-        """What this process has for each model that was ever asked for; those of one service are rows of their own.
+    def traffic(self, recent: Callable[[str, float], tuple[int, bytes]]) -> list[Traffic]:
+        """What this process has for each model that was asked for of late; those of one service are rows of their own.
         `recent`: account.Account's."""
         now = self._clock()
+        for name in [name for name, one in self._models.items() if one.idle_since(now - FORGET_SECONDS)]:
+            del self._models[name]
         return [
             Traffic(
                 one.route.namespace,

@@ -14,7 +14,7 @@ import msgspec
 from ryzanstein_gateway.endpoints import ServiceKey
 from ryzanstein_gateway.fleet import Fleet
 from ryzanstein_gateway.overview import Operator, Outline, Overview
-from ryzanstein_gateway.recent import WINDOW_SECONDS, quantile
+from ryzanstein_gateway.recent import WINDOW_SECONDS, counted, quantile
 from ryzanstein_gateway.replica_state import ReplicaState
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.traffic import Traffic
@@ -167,7 +167,7 @@ def _may_know(outline: Outline | None, key_sets: Set[str] | None) -> bool:
 
 def _seen(route: Route, traffic: Traffic | None, listed: list[ReplicaState], now: float) -> Seen:
     replicas = sorted((_replica(one, now) for one in listed), key=lambda one: (one.state == SOUND, one.name))
-    first_bytes = traffic.first_bytes if traffic else ()
+    first_bytes = counted(traffic.first_bytes) if traffic else []
     return Seen(
         policy=route.policy,
         in_flight=traffic.in_flight if traffic else 0,

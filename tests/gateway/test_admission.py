@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway_world import KEY, World, until, write_key
 from replica import event_stream
-from ryzanstein_gateway.admission import Admission, Permit, Shares
+from ryzanstein_gateway.admission import FORGET_SECONDS, Admission, Permit, Shares
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.errors import Refusal, Refused
 from ryzanstein_gateway.exchange import Exchange, Header
@@ -409,3 +409,27 @@ async def test_under_overload_some_are_refused_at_once_and_the_rest_answered_in_
     total = 'ryzanstein_gateway_queue_wait_seconds_count{model="demo",priority="normal"}'
     assert await world.metric(line) == await world.metric(total), "nobody waited much longer than the timeout"
     assert (await world.ask(**ASK)).status_code == 200
+
+
+async def test_a_model_that_nobody_asks_for_any_more_is_forgotten(desk: Desk) -> None:
+    def told() -> list[tuple[int, int]]:
+        rows = desk.admission.traffic(lambda model, now: (0, b""))
+        return [(row.in_flight, row.waiting) for row in rows]
+
+    permit = await desk.admit()
+    desk.later = 2 * FORGET_SECONDS
+    assert told() == [(1, 0)], "it still runs, however long"
+    end(permit)
+    desk.later += FORGET_SECONDS - 60
+    assert told() == [(0, 0)]
+    desk.later += 120
+    assert told() == []
+    assert not desk.admission._models
+    desk.capacity = Capacity(0)
+    waiting = asyncio.create_task(desk.admit())
+    await desk.waits(1)
+    desk.admission._models["demo"].busy_at -= 2 * FORGET_SECONDS
+    assert told() == [(0, 1)], "it still waits, however long"
+    desk.capacity = Capacity(1, 1)
+    end(await waiting)
+    assert told() == [(0, 0)]

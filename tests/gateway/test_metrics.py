@@ -23,7 +23,7 @@ from ryzanstein_gateway.gauges import View
 from ryzanstein_gateway.metrics import DURATION, FIRST_BYTE, FIRST_TOKEN, Metrics
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.processes import Parent
-from ryzanstein_gateway.recent import BOUNDS, Recent, quantile
+from ryzanstein_gateway.recent import BOUNDS, Recent, counted, quantile
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.settings import Settings
 from ryzanstein_gateway.wake import Waker
@@ -227,12 +227,12 @@ def test_the_last_minute_forgets_what_is_older() -> None:
     recent = Recent()
     for second in range(100):
         recent.observe(float(second), 0.1 if second < 50 else 1.0)
-    requests, counts = recent.summary(99.0)
-    assert 58 <= requests == sum(counts) <= 66
+    requests, packed = recent.summary(99.0)
+    assert 58 <= requests == sum(counted(packed)) <= 66
     recent.observe(100.0, None)
-    requests, counts = recent.summary(100.0)
-    assert requests == sum(counts) + 1, "it had no first byte"
-    assert recent.summary(1000.0) == (0, ())
+    requests, packed = recent.summary(100.0)
+    assert requests == sum(counted(packed)) + 1, "it had no first byte"
+    assert recent.summary(1000.0) == (0, b"")
 
 
 @pytest.mark.parametrize(("values", "share", "about"), [([0.1] * 99 + [8.0], 0.5, 0.1), ([0.1] * 9 + [8.0], 0.95, 8.0)])
@@ -240,7 +240,7 @@ def test_a_quantile_is_off_by_a_bucket_at_most(values: list[float], share: float
     recent = Recent()
     for value in values:
         recent.observe(0.0, value)
-    found = quantile(recent.summary(0.0)[1], share)
+    found = quantile(counted(recent.summary(0.0)[1]), share)
     assert found is not None
     assert found == pytest.approx(about, rel=0.25)
 
@@ -249,4 +249,4 @@ def test_quantiles_of_nothing_and_of_what_is_beyond_all_bounds() -> None:
     assert quantile((), 0.5) is None
     recent = Recent()
     recent.observe(0.0, 1e9)
-    assert quantile(recent.summary(0.0)[1], 0.5) == BOUNDS[-1]
+    assert quantile(counted(recent.summary(0.0)[1]), 0.5) == BOUNDS[-1]

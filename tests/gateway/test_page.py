@@ -178,10 +178,10 @@ async def test_without_an_operator_the_page_says_so() -> None:
     assert await Reader(Operators("", None)).now() is NO_OPERATOR
 
 
-def test_an_overview_of_another_version_is_passed_on_as_it_is() -> None:
+async def test_an_overview_of_another_version_is_passed_on_as_it_is() -> None:
     good = {"namespace": "a", "name": "b", "a_new_field": {"x": 1}}
     body = json.dumps({"services": [good, {"name": 5}, "nonsense"], "operator": {"version": "9"}, "new": 1}).encode()
-    found = read(body)
+    found = await read(body)
     (only,) = found.services.values()
     assert json.loads(bytes(only[1])) == good
     assert found.operator.version == "9"
