@@ -19,7 +19,7 @@ from ryzanstein_operator.decide.observed import Observed
 from ryzanstein_operator.decide.queries import Place
 from ryzanstein_operator.decide.scale import decide
 from ryzanstein_operator.decide.sizing import Decision, Memory, Sample, Seen
-from ryzanstein_operator.decide.telling import as_told, news
+from ryzanstein_operator.decide.telling import Told, as_told, news, tell
 
 STALE_SECONDS: Final = 30.0
 """What is known for longer is not known any more; unless there are so many services that each is asked about less
@@ -62,8 +62,7 @@ class _State:
     reading: Reading = field(default_factory=lambda: Reading(()))
     good: dict[int, tuple[float, Sample]] = field(default_factory=dict)
     asked: float = float("-inf")
-    told: Decision | None = None
-    told_at: float = 0.0
+    told: Told | None = None
     decision: Decision | None = None
 
 
@@ -105,10 +104,10 @@ class Scaler:
         state.seen = look(observed, service, autoscaling, now)
         state.since = None if not state.seen.ready else state.since or self._clock()
         decision = self._decide(key, state)
-        if state.told is not None and not news(decision, state.told, self._clock() - state.told_at):
+        if state.told is not None and not news(decision, state.told, self._clock()):
             decision = as_told(decision, state.told)
         else:
-            state.told, state.told_at = decision, self._clock()
+            state.told = tell(decision, state.told, self._clock())
         state.decision = decision
         return decision
 
@@ -150,7 +149,7 @@ class Scaler:
         decision = self._decide(key, state)
         if decision.replicas == state.seen.current:
             state.memory = decision.memory
-        return news(decision, state.told, now - state.told_at)
+        return news(decision, state.told, now)
 
     def _state(self, key: Key, observed: Observed, service: InferenceService, autoscaling: Autoscaling) -> _State:
         uid = str(observed.service["metadata"].get("uid", ""))
