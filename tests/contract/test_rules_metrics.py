@@ -59,6 +59,14 @@ def test_rules_runbooks_and_the_page_about_keda_are_all_asked() -> None:
     assert {SCALERS.stem, *alerts(), *records()} == askers
 
 
+def test_the_page_about_keda_counts_what_has_no_series_yet_as_none() -> None:
+    """A sum is nothing, and whatever is added to it too, where one of its parts has no series."""
+    queries = [str(tree) for asker, tree in ASKED if asker == SCALERS.stem]
+    assert queries
+    for query in queries:
+        assert query.count("sum(") == query.count("vector(0)") > 0, query
+
+
 def test_each_series_is_one_that_the_code_shows() -> None:
     for asker, tree in ASKED:
         for selector in selectors(tree):
