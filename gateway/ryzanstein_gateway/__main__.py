@@ -3,10 +3,15 @@
 With more than one process it is the parent that starts the others, which are run as `member`.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # Before the imports, which take a while: a signal that asks for another log level must not end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
+
 import argparse
 import asyncio
 import gc
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,6 +56,7 @@ async def _run(settings: Settings, place: Place | None) -> int:
     level = Level(settings.log_level)
     for number, debug in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
         asyncio.get_running_loop().add_signal_handler(number, level.debug, debug)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))  # one that came early comes now
     if place is None and settings.processes > 1:
         return await Parent(settings, level).run(stop)
     # The parent stays small: it never imports what serves.

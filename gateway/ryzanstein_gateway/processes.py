@@ -206,9 +206,9 @@ class Parent:
 
     def _pass_on(self, debugging: bool, slots: Iterable[Slot] | None = None) -> None:
         """Tell members which level to log at: all, or one that has just started. A signal could come before a member
-        is ready for it, and end it."""
+        is ready for it, and end it. One that has hung up hears nothing more: uvloop raises where it is written to."""
         for slot in self._slots if slots is None else slots:
-            if slot.writer is not None:
+            if slot.writer is not None and not slot.writer.is_closing():
                 slot.writer.write(f"{DEBUG if debugging else USUAL}\n".encode())
 
     async def _beat(self) -> None:
