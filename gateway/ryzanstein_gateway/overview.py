@@ -17,7 +17,7 @@ from ryzanstein_worker.contract import DEFAULT_KEY_SET, OVERVIEW_PATH
 
 FRESH_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 1.5
-"""How long the first who looks waits; later ones are shown what was heard before."""
+"""How long the first who looks waits, also the first after a while; others are shown what was heard before."""
 STALE_SECONDS: Final = 10.0
 """What is older is not shown any more."""
 MOST_BYTES: Final = 9 * 1024 * 1024
@@ -77,15 +77,19 @@ class Reader:
             return NO_OPERATOR
         if self._ask is None and time.monotonic() >= self._again_at:
             self._ask = asyncio.create_task(self._refresh(), name="ask for the overview")
-        if self._ask is not None and self._known.trouble:
+        if self._ask is not None and self._is_stale():
             await asyncio.wait([self._ask], timeout=PATIENCE_SECONDS)
-        return self._known if time.monotonic() - self._heard_at < STALE_SECONDS else UNHEARD
+        return UNHEARD if self._is_stale() else self._known
 
     async def close(self) -> None:
         """Ask no more."""
         if self._ask is not None:
             self._ask.cancel()
             await asyncio.gather(self._ask, return_exceptions=True)
+
+    def _is_stale(self) -> bool:
+        """Whether nothing is known that may be shown: never heard, or nobody has looked for a while."""
+        return bool(self._known.trouble) or time.monotonic() - self._heard_at >= STALE_SECONDS
 
     async def _refresh(self) -> None:
         pause = FRESH_SECONDS

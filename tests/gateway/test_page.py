@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway_world import KEY, NAMESPACE, until, write_key
+from doorbell import Several, listening
+from gateway_world import CLIENT_SECONDS, KEY, NAMESPACE, until, write_key
 from page_world import PageWorld, overview, page_world, picture
 from ryzanstein_gateway.balance import Endpoint
 from ryzanstein_gateway.operators import Operators
@@ -37,7 +38,7 @@ def services(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["", *UI_FILES])
 async def test_files_need_no_key_and_allow_nothing_from_elsewhere(shown: PageWorld, name: str) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(f"{shown.url}/{name}")
     assert reply.status_code == 200
     assert reply.content == (files("ryzanstein_gateway") / "ui" / (name or "index.html")).read_bytes()
@@ -58,21 +59,21 @@ def test_the_files_have_nothing_inline_nothing_external_and_no_way_to_make_marku
 
 
 async def test_the_page_is_there_without_a_slash_and_beneath_a_prefix(shown: PageWorld) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(shown.url)
     assert (reply.status_code, reply.headers["location"]) == (307, "ui/")
 
 
 @pytest.mark.parametrize("path", ["/ui/../app.py", "/ui/nothing", "/ui/app.js/", "/uix", "/ui/__init__.py"])
 async def test_nothing_else_is_a_file(shown: PageWorld, path: str) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(f"http://127.0.0.1:{shown.world.gateway.port}{path}")
     assert reply.status_code == 401, "as every unknown path without a key"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
 async def test_without_a_valid_key_nothing_is_shown(shown: PageWorld, headers: dict[str, str]) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(f"{shown.url}/state", headers=headers)
     assert reply.status_code == 401
     assert b"services" not in reply.content
@@ -81,7 +82,7 @@ async def test_without_a_valid_key_nothing_is_shown(shown: PageWorld, headers: d
 async def test_a_gateway_without_keys_asks_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with page_world(tmp_path, monkeypatch, auth_required=False) as one:
         await one.world.route("demo", key_sets=["team-b"])
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
             reply = await client.get(f"{one.url}/state")
         assert [service["name"] for service in reply.json()["services"]] == ["demo"]
 
@@ -93,6 +94,7 @@ async def test_a_key_sees_its_services_and_no_others(shown: PageWorld) -> None:
     only_told = picture("told-of", spec={"access": {"keySets": ["team-b"]}, "model": {"uri": "demo://"}})
     shown.ear.overview = overview(picture("mine"), picture("theirs"), only_told)
     await until(lambda: len(shown.world.gateway._keys.digests) == 2, "both keys are known")
+    await shown.heard()
     mine, theirs = await shown.state(KEY), await shown.state("sk-team-b")
     assert set(services(mine)) == {"mine", "both"}
     assert set(services(theirs)) == {"theirs", "both", "told-of"}
@@ -114,6 +116,7 @@ async def test_what_the_gateway_sees_stands_beside_what_the_operator_says(shown:
     await until(lambda: one.running == 1, "one is under way")
     known = shown.world.gateway._fleet._replicas
     await until(lambda: any(found.vitals.status for found in known.values()), "its page is known")
+    await shown.heard()
     row = services(await shown.state(KEY))["demo"]
     assert (row["namespace"], row["models"], row["told"]["desired"]) == (NAMESPACE, ["demo"], 2)
     seen = row["seen"]
@@ -128,10 +131,10 @@ async def test_what_the_gateway_sees_stands_beside_what_the_operator_says(shown:
 async def test_all_who_look_cost_one_look_a_second(shown: PageWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await shown.world.route("demo")
     await shown.state(KEY)
-    monkeypatch.setattr("ryzanstein_gateway.page_state.FRESH_SECONDS", 30.0)
-    monkeypatch.setattr("ryzanstein_gateway.overview.FRESH_SECONDS", 30.0)
+    monkeypatch.setattr("ryzanstein_gateway.page_state.FRESH_SECONDS", 1000.0)
+    monkeypatch.setattr("ryzanstein_gateway.overview.FRESH_SECONDS", 1000.0)
     page = shown.world.gateway._page_state
-    page._made_at -= 60.0
+    page._made_at = float("-inf")
     fleet, looks = shown.world.gateway._fleet, 0
     groups = fleet.groups
 
@@ -143,7 +146,7 @@ async def test_all_who_look_cost_one_look_a_second(shown: PageWorld, monkeypatch
     monkeypatch.setattr(fleet, "groups", counted)
     monkeypatch.setattr(shown.world.gateway._teller, "look", asyncio.Event().wait)  # it looks by the same means
     asked = shown.ear.asked
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(CLIENT_SECONDS):
         states = await asyncio.gather(*(shown.state(KEY) for _ in range(50)))
     assert looks == 1
     assert shown.ear.asked - asked <= 1
@@ -154,13 +157,13 @@ async def test_an_operator_that_is_away_is_told_of_and_heard_when_it_is_back(
     shown: PageWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ryzanstein_gateway.overview.FRESH_SECONDS", 0.05)
-    monkeypatch.setattr("ryzanstein_gateway.overview.STALE_SECONDS", 0.3)
+    monkeypatch.setattr("ryzanstein_gateway.overview.STALE_SECONDS", 1.0)
     monkeypatch.setattr("ryzanstein_gateway.page_state.FRESH_SECONDS", 0.0)
     await shown.world.route("demo")
     shown.ear.overview = overview(picture("demo"))
 
     async def told(wanted: bool) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(CLIENT_SECONDS):
             while True:
                 state = await shown.state(KEY)
                 if (services(state)["demo"]["told"] is not None) == wanted:
@@ -172,6 +175,19 @@ async def test_an_operator_that_is_away_is_told_of_and_heard_when_it_is_back(
     assert (await told(False))["operator_trouble"] == UNHEARD.trouble
     shown.ear.status = 200
     assert (await told(True))["operator"]["version"] == "0.1.0"
+
+
+async def test_who_looks_again_after_a_while_waits_for_the_operator_as_the_first_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.overview.PATIENCE_SECONDS", CLIENT_SECONDS)
+    async with listening() as ear:
+        reader = Reader(Several(ear))
+        assert (await reader.now()).trouble == ""
+        reader._heard_at -= 3600.0
+        reader._again_at -= 3600.0
+        assert (await reader.now()).trouble == "", "what is old is not shown, nor that nobody answers"
+        await reader.close()
 
 
 async def test_without_an_operator_the_page_says_so() -> None:

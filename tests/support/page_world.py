@@ -1,5 +1,6 @@
 """What the page is shown in tests: services as the operator's own code words them, behind a real gateway."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 
 from doorbell import KEY as OPERATOR_KEY
 from doorbell import Ear, listening
-from gateway_world import NAMESPACE, World, open_world
+from gateway_world import CLIENT_SECONDS, KEY, NAMESPACE, World, open_world
 from ryzanstein_operator.overview import OperatorRow, Picture, encode
 from ryzanstein_worker.contract import API_GROUP, API_VERSION
 
@@ -90,6 +91,12 @@ class PageWorld:
         assert reply.status_code == status, reply.text
         found: dict[str, Any] = json.loads(reply.content)
         return found
+
+    async def heard(self) -> None:
+        """Wait until the page shows what the operator says: who looks first waits for it, but not for ever."""
+        async with asyncio.timeout(CLIENT_SECONDS):
+            while (await self.state(KEY))["operator_trouble"]:
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
