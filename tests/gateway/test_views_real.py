@@ -1,7 +1,6 @@
 """Real gateway processes and real workers: what happens to a worker is told to the operator within five seconds."""
 
 import asyncio
-import glob
 import itertools
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from doorbell import KEY, Ear, Heard, listening
+from held_up import Held
 from local_cluster import MODEL, LocalCluster, Worker, local_cluster
 from processes import children
 
@@ -29,35 +29,20 @@ def states(heard: Heard) -> dict[str, str]:
     return {one["address"]: one["state"] for one in heard.service(SERVICE)["replicas"]}
 
 
-def waited(pid: int) -> float:
-    """Seconds that the threads of a process were ready to run and had no CPU; of those that live."""
-    found = 0
-    for name in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found += int(Path(name).read_text().split()[1])
-    return found / 1e9
-
-
-class Held:
-    """For how long this machine has held up what the promise is about: the test, the gateway, the worker."""
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        pids = [os.getpid(), cluster.gateway.process.pid, *cluster.gateway.members]
-        for worker in cluster.workers:
-            pids.append(worker.process.pid)
-            with suppress(OSError):  # it has ended
-                pids += children(worker.process.pid)
-        self._before = {pid: waited(pid) for pid in pids}
-
-    def seconds(self) -> float:
-        """Since it was made."""
-        return sum(max(0.0, waited(pid) - before) for pid, before in self._before.items())  # less than none: it ended
+def processes_of(cluster: LocalCluster) -> list[int]:
+    """Those that the promise is about: the test, the gateway, the workers."""
+    pids = [os.getpid(), cluster.gateway.process.pid, *cluster.gateway.members]
+    for worker in cluster.workers:
+        pids.append(worker.process.pid)
+        with suppress(OSError):  # it has ended
+            pids += children(worker.process.pid)
+    return pids
 
 
 async def within(ear: Ear, cluster: LocalCluster, what: str, condition: Callable[[Heard], bool]) -> Heard:
     """The first view for which the condition holds. It must come within the promised time, in which this machine lets
     run what can run."""
-    began, held = time.monotonic(), Held(cluster)
+    began, held = time.monotonic(), Held(processes_of(cluster))
     found = await ear.until(what, condition, PATIENCE)
     took, lost = found.at - began, held.seconds()
     assert took <= SECONDS + lost, f"{what}: heard after {took:.1f} s, of which this machine took {lost:.1f}"

@@ -54,7 +54,7 @@ class Bell:
         return self.overview
 
     def ask(self, path: str = OVERVIEW_PATH, key: str = f"Bearer {KEY}") -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
         with contextlib.closing(connection):
             connection.request("GET", path, headers={"authorization": key})
             with connection.getresponse() as answer:

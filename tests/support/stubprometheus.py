@@ -18,12 +18,12 @@ from urllib.parse import parse_qs
 
 @dataclass(frozen=True)
 class Fault:
-    """Instead of an answer: a status and a body, after so many seconds."""
+    """Instead of an answer: a status and a body; where it is silent none at all, for as long as the stub serves."""
 
     status: int = 200
     body: bytes = b""
-    seconds: float = 0.0
     location: str = ""
+    silent: bool = False
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Stub:
     times: list[float] = field(default_factory=list)
     most: int = 0
     """The most that were under way at one time."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """That this one serves no more."""
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,6 +90,7 @@ def stub_prometheus(tls: ssl.SSLContext | None = None) -> Iterator[Stub]:
     try:
         yield stub
     finally:
+        stub.over.set()
         server.shutdown()
         server.server_close()
         thread.join(5)
@@ -104,8 +107,8 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             stub.times.append(time.monotonic())
             fault = stub.fault
             with stub.under_way():
-                if fault:
-                    time.sleep(fault.seconds)
+                if fault and fault.silent:
+                    stub.over.wait()
                 self._answer(fault, stub.answer(form["query"][0]) if self.path == "/api/v1/query" else b"")
 
         def _answer(self, fault: Fault | None, body: bytes) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fakeapi import FakeApi, Manifest
 from ryzanstein_operator.cluster import lease as lease_module
+from ryzanstein_operator.cluster import views as views_module
 from ryzanstein_operator.cluster.cache import Cache, Key
 from ryzanstein_operator.cluster.client import Cluster
 from ryzanstein_operator.cluster.resources import SERVICES
@@ -40,7 +41,7 @@ def scrape(port: int) -> Samples:
     """By name without the prefix, and the values of the labels by the labels' names."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics")
     request.add_header("accept", "application/openmetrics-text; version=1.0.0")
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         page = answer.read().decode()
     found: Samples = {}
@@ -57,6 +58,7 @@ async def scraped(
     monkeypatch.setattr(lease_module, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(loop_module, "LEAD_POLL_SECONDS", 0.02)
     monkeypatch.setattr(figures_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(views_module, "FRESH_SECONDS", 600.0)  # a gateway that has spoken once is heard throughout
     operator = Operator(cluster, settings)
     task = asyncio.create_task(operator.run())
     try:
@@ -64,12 +66,12 @@ async def scraped(
             yield operator, lambda: scrape(server.port)
     finally:
         operator.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
 
 
 async def until(ask: Callable[[], Samples], holds: Callable[[Samples], object]) -> Samples:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not holds(found := await asyncio.to_thread(ask)):
             await asyncio.sleep(0.05)
     return found
@@ -81,7 +83,14 @@ async def test_a_leader_shows_each_service_as_long_as_it_is_there(
     async with scraped(cluster, settings, monkeypatch) as (operator, ask):
         fake_api.put(a_service("chat"))
         await asyncio.to_thread(operator.hear_view, GatewayView("gateway-0", ()))
-        found = await until(ask, lambda found: ("Ready", "False") in found.get("services", {}))
+        # The status comes back through the watch, and may do so before the visit that wrote it has ended.
+        found = await until(
+            ask,
+            lambda found: (
+                ("Ready", "False") in found.get("services", {})
+                and ("done",) in found.get("reconcile_duration_seconds_count", {})
+            ),
+        )
         assert found["desired_replicas"]["chat", "team"] == 2
         assert found["ready_replicas"]["chat", "team"] == 0
         assert "max_replicas" not in found, "it does not scale"
@@ -90,7 +99,7 @@ async def test_a_leader_shows_each_service_as_long_as_it_is_there(
         assert found["api_request_duration_seconds_count"]["2xx", "list"] > 5
         assert found["api_request_duration_seconds_count"]["2xx", "patch"] > 5
         assert found["queue_wait_seconds_count"][()] > 0
-        assert found["queue_wait_seconds_sum"][()] < 5 * found["queue_wait_seconds_count"][()]
+        assert found["queue_wait_seconds_sum"][()] < 30 * found["queue_wait_seconds_count"][()], "not since the boot"
         assert found["reconcile_duration_seconds_count"][("done",)] > 0
         fake_api.delete(SERVICES.kind, "team", "chat")
         gone = await until(ask, lambda found: "desired_replicas" not in found)
@@ -166,5 +175,5 @@ async def test_a_loop_that_is_stuck_still_answers_a_scrape_and_its_queue_grows_o
         thread = threading.Thread(target=scrape_later)
         operator._metrics.queued(1, time.monotonic())
         thread.start()
-        thread.join(10)  # on the event loop's own thread: it is stuck
+        thread.join(40)  # on the event loop's own thread: it is stuck
     assert ages[0] >= 0.3

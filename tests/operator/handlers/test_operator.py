@@ -154,7 +154,7 @@ async def test_a_deleted_service_leaves_nothing_and_makes_no_noise(
         fake_api.delete(SERVICES.kind, "team", "chat")
         await until_quiet(fake_api)
         assert children(fake_api) == []
-        assert b"reconcile_errors_total 0.0" in operator.probes.metrics()
+        assert b"reconcile_errors_total 0.0" in operator.probes.metrics("")[0]
 
 
 async def test_what_is_refused_stands_in_the_status_and_does_not_spin(
@@ -303,7 +303,7 @@ async def test_one_service_that_cannot_be_decided_stops_no_other(
         fake_api.put(a_service("bad"))
         fake_api.put(a_service("chat"))
         await until(lambda: len(children(fake_api)) == len(CHILD_KINDS))
-        await until(lambda: b"reconcile_errors_total 0.0" not in operator.probes.metrics())
+        await until(lambda: b"reconcile_errors_total 0.0" not in operator.probes.metrics("")[0])
 
 
 def calls_of(api: FakeApi, part: str, method: str = "PATCH") -> int:

@@ -46,7 +46,7 @@ async def operator_with_a_door(
             yield bell
     finally:
         operator.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
 
 
@@ -54,7 +54,7 @@ def ask(port: int) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{OVERVIEW_PATH}")
     request.add_header("authorization", f"Bearer {KEY}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -67,10 +67,15 @@ async def test_the_leader_shows_a_service_with_its_status_and_events(
     metadata = {"namespace": "team", "name": "chat"}
     spec = {"model": {"uri": "demo://"}, "replicas": 0}
     fake_api.put({"apiVersion": SERVICES.api_version, "kind": SERVICES.kind, "metadata": metadata, "spec": spec})
-    async with operator_with_a_door(cluster, settings, tmp_path, monkeypatch) as bell, asyncio.timeout(10):
+    async with operator_with_a_door(cluster, settings, tmp_path, monkeypatch) as bell, asyncio.timeout(45):
         while True:
             status, told = await asyncio.to_thread(ask, bell.port)
-            if status == 200 and told["services"] and told["services"][0]["conditions"]:
+            if (
+                status == 200
+                and told["services"]
+                and told["services"][0]["conditions"]
+                and told["services"][0]["events"]
+            ):
                 break
             await asyncio.sleep(0.05)
     (row,) = told["services"]
@@ -101,6 +106,8 @@ def services(count: int) -> Cache:
 
 
 async def test_a_crowd_that_looks_costs_one_look_a_second_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show_module, "SAME_SECONDS", 600.0)  # no second of this test's, however long it takes
+    monkeypatch.setattr(show_module, "GATHER_SECONDS", 30.0)
     show, gathered = Show(services(1200), Recent(), "me", lambda: True), []
     gather = show._gather
 
@@ -120,7 +127,7 @@ async def test_a_crowd_that_looks_costs_one_look_a_second_and_the_loop_goes_on(m
 
 
 async def test_a_loop_that_is_stuck_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(show_module, "GATHER_SECONDS", 0.1)
+    monkeypatch.setattr(show_module, "GATHER_SECONDS", 0.5)
     show, outcome = Show(services(1), Recent(), "me", lambda: True), []
 
     def asked() -> None:
@@ -133,6 +140,6 @@ async def test_a_loop_that_is_stuck_is_said_in_time(monkeypatch: pytest.MonkeyPa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)  # on the event loop's own thread: it is stuck
+        thread.join(30)  # on the event loop's own thread: it is stuck
     assert outcome == ["busy"] * 40
-    assert time.monotonic() - began < 3, "they do not wait for one another: that would take 4 s"
+    assert time.monotonic() - began < 15, "they do not wait for one another: that would take 20 s"

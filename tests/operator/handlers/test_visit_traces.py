@@ -3,16 +3,19 @@ away costs nothing."""
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fakeapi import FakeApi, Manifest, refuse, wait_until
+from held_up import Held
+from operator_life import until, until_quiet
 from operator_process import OperatorProcess
 from otlp import Collector, Span, collector
 from replica import free_port
@@ -58,14 +61,8 @@ async def traced(cluster: Cluster, settings: Settings, monkeypatch: pytest.Monke
         yield operator
     finally:
         operator.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
-
-
-async def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 def roots(kept: Collector, name: str = "reconcile service") -> list[Span]:
@@ -92,7 +89,7 @@ async def test_a_visit_that_writes_is_one_trace_with_its_parts_and_its_calls(
         "chat",
     )
     assert root.attributes["ryzanstein.result"] in ("done", "retry")
-    assert 0 <= root.attributes["ryzanstein.queue.wait_seconds"] < 5
+    assert 0 <= root.attributes["ryzanstein.queue.wait_seconds"] < 30
     assert root.attributes["ryzanstein.actions"] > 3
     parts = below(kept, root)
     assert [span.name for span in parts] == ["observe", "decide", "apply"]
@@ -122,19 +119,21 @@ async def test_visits_that_find_nothing_to_do_are_not_told_of_and_one_that_fails
     async with traced(cluster, settings, monkeypatch) as operator:
         service = fake_api.put(a_service())
         await until(lambda: all(fake_api.get(kind, "team", child_name(kind, "chat")) for _, kind in CHILD_KINDS))
-        await asyncio.sleep(1.0)
-        before, visits = len(kept.spans), done(operator)
+        await until_quiet(fake_api)
+        quiet, visits = time.time_ns(), done(operator)
         live = fake_api.get(SERVICES.kind, "team", "chat") or service
         fake_api.put({**live, "metadata": {**live["metadata"], "annotations": {"note": "no news"}}})
         await operator._loop.wake(loop_module.Key("team", "chat"))
         await until(lambda: done(operator) > visits)
-        await asyncio.sleep(0.3)
-        assert len(kept.spans) == before, "a visit without news is no news"
+        await until_quiet(fake_api, 0.2)
+        news = time.time_ns()
         fake_api.faults.append(refuse("PATCH", "/deployments", 403, "deployments is forbidden: hunter2"))
         live = fake_api.get(SERVICES.kind, "team", "chat") or service
         fake_api.put({**live, "spec": {**live["spec"], "replicas": 2}})
         await until(lambda: [root for root in roots(kept) if root.attributes["ryzanstein.result"] == "retry"])
         (refused,) = [span for span in list(kept.spans) if span.attributes.get("error.type") == "403"][:1]
+    # Spans are sent in the order in which they end, so those of a visit before the refused one have come before it.
+    assert not [root.name for root in roots(kept) if quiet <= root.begin < news], "a visit without news is no news"
     assert (refused.name, refused.status) == ("patch Deployment", ERROR)
     assert refused.attributes["k8s.deployment.name"] == "chat"
     assert b"hunter2" not in kept.raw
@@ -223,16 +222,17 @@ def test_an_operator_whose_collector_is_away_works_and_ends_as_fast_as_ever_and_
     }
     process = OperatorProcess(environment, tmp_path / "log")
     try:
-        wait_until(lambda: process.leads, 20, "the lead")
-        began = time.monotonic()
+        wait_until(lambda: process.leads, 60, "the lead")
+        held, began = Held([os.getpid(), process.process.pid]), time.monotonic()
         fake_api.put(a_service())
         kinds = [kind for _, kind in CHILD_KINDS]
-        wait_until(lambda: all(fake_api.get(kind, "team", child_name(kind, "chat")) for kind in kinds), 10, "children")
-        assert time.monotonic() - began < 5
+        wait_until(lambda: all(fake_api.get(kind, "team", child_name(kind, "chat")) for kind in kinds), 40, "children")
+        took, lost = time.monotonic() - began, held.seconds()
+        assert took < 5 + lost, f"{took:.1f} s, of which this machine took {lost:.1f}"
         status, seconds = process.end()
     finally:
         process.kill()
-    assert (status, seconds < 5) == (0, True), seconds
+    assert (status, seconds < 8) == (0, True), f"{seconds} s: the exporter's own end would take ten"
     plans = [record for record in process.records() if "actions" in record and record["key"] == "team/chat"]
     assert plans
     assert all(len(record["trace_id"]) == 32 for record in plans)
