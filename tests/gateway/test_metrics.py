@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from doorbell import KEY as OPERATOR_KEY
 from doorbell import listening
 from gateway_process import MODEL, gateway_process
-from gateway_world import KEY, World, open_world, until
+from gateway_world import CLIENT_SECONDS, KEY, World, open_world, until
 from journaled import Journaled
 from otlp import collector
 from ryzanstein_gateway.exemplars import MOST_SENT, Exemplars
@@ -47,7 +47,7 @@ async def journaled(world: World) -> Journaled:
 
 async def families(port: int, **headers: str) -> dict[str, Metric]:
     """The page as OpenMetrics, read by a strict parser."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(f"http://127.0.0.1:{port}/metrics", headers=OPENMETRICS | headers)
     assert reply.headers["content-type"].startswith("application/openmetrics-text")
     assert reply.text.endswith("# EOF\n")
@@ -70,7 +70,8 @@ def test_each_metric_is_documented_by_a_sentence_with_its_unit(metric: Metric) -
             assert unit in metric.documentation.lower(), metric.documentation
 
 
-async def test_a_stream_is_counted_in_tokens_bytes_and_seconds(world: World) -> None:
+async def test_a_stream_is_counted_in_tokens_bytes_and_seconds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.upstream.IDLE_SECONDS", 600.0)  # it must not grow old meanwhile
     await journaled(world)
     reply = await world.ask(**STREAM)
     assert reply.text.endswith("data: [DONE]\n\n")
@@ -105,16 +106,21 @@ async def test_what_is_open_is_counted_while_it_is(world: World) -> None:
     for _ in range(4):
         one.step.release()
     assert [reply.status_code for reply in await asyncio.gather(*asked)] == [200, 200]
-    async with asyncio.timeout(5):
-        while await world.metric("ryzanstein_gateway_websockets_open"):
+    for line in ("ryzanstein_gateway_websockets_open", 'ryzanstein_gateway_streams_open{model="demo"}'):
+        await until_metric(world, line, 0)
+
+
+async def until_metric(world: World, line: str, value: float) -> None:
+    async with asyncio.timeout(CLIENT_SECONDS):
+        while await world.metric(line) != value:
             await asyncio.sleep(0.01)
-    assert await world.metric('ryzanstein_gateway_streams_open{model="demo"}') == 0
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(200, "heard"), (503, "unheard")])
 async def test_whether_the_operator_heard_a_wake_call_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, outcome: str
 ) -> None:
+    monkeypatch.setattr("ryzanstein_gateway.operators.CALL_SECONDS", CLIENT_SECONDS)
     key = tmp_path / "demand-key"
     key.write_text(OPERATOR_KEY)
     async with listening() as ear:
@@ -122,13 +128,17 @@ async def test_whether_the_operator_heard_a_wake_call_is_counted(
         changes: dict[str, Any] = {"operator_url": f"http://127.0.0.1:{ear.port}", "operator_key_file": key}
         async with open_world(tmp_path, monkeypatch, **changes) as world:
             counts = {word: f'ryzanstein_gateway_wake_calls_total{{outcome="{word}"}}' for word in ("heard", "unheard")}
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
                 page = (await client.get(f"http://127.0.0.1:{world.gateway.health_port}/metrics")).text
             assert all(f"{line} 0.0" in page for line in counts.values()), "there before the first"
             await world.route("demo", queueTimeoutSeconds=1)
             assert (await world.ask(model="demo", messages=[])).status_code == 503
-            found = {word: await world.metric(line) for word, line in counts.items()}
-            assert found == {word: float(word == outcome) for word in counts}
+            await until(lambda: ear.called > 0, "it was called")
+            async with asyncio.timeout(CLIENT_SECONDS):
+                while await world.metric(counts[outcome]) != ear.called:  # 1, or more where the second's wait took long
+                    await asyncio.sleep(0.01)
+            (other,) = counts.keys() - {outcome}
+            assert await world.metric(counts[other]) == 0
 
 
 async def test_nobody_is_called_and_nothing_counted_without_an_operator() -> None:
@@ -141,7 +151,7 @@ async def test_nobody_is_called_and_nothing_counted_without_an_operator() -> Non
 
 @pytest.mark.parametrize("accept", ["*/*", "text/plain;version=0.0.4", "application/openmetrics-text;version=x.y"])
 async def test_who_asks_for_plain_text_or_for_nonsense_gets_plain_text(world: World, accept: str) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=CLIENT_SECONDS) as client:
         reply = await client.get(f"http://127.0.0.1:{world.gateway.health_port}/metrics", headers={"accept": accept})
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -157,9 +167,10 @@ async def test_a_sampled_request_is_the_exemplar_of_its_buckets_and_an_unsampled
         async with open_world(tmp_path, monkeypatch, traces=True) as world:
             await journaled(world)
             port = world.gateway.health_port
-            for headers, wanted in ((UNSAMPLED, []), (SAMPLED, [TRACE])):
+            for number, (headers, wanted) in enumerate(((UNSAMPLED, []), (SAMPLED, [TRACE])), 1):
                 reply = await world.client.post("/v1/chat/completions", json=STREAM, headers=headers)
                 assert reply.status_code == 200
+                await until_metric(world, f'{DURATION}_count{{model="demo"}}', number)
                 seen = await families(port)
                 for name in (DURATION, FIRST_BYTE, FIRST_TOKEN):
                     found = [one.exemplar.labels["trace_id"] for one in seen[name].samples if one.exemplar]
@@ -170,6 +181,7 @@ async def test_a_sampled_request_is_the_exemplar_of_its_buckets_and_an_unsampled
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 async def test_exemplars_of_all_processes_are_on_the_one_page(tmp_path: Path) -> None:
     with collector() as kept:
         environ = kept.environment | {"RYZANSTEIN_GATEWAY_PROCESSES": "2"}
@@ -183,15 +195,18 @@ async def test_exemplars_of_all_processes_are_on_the_one_page(tmp_path: Path) ->
                     body = {"model": MODEL, "messages": []}
                     assert (await client.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
                 sent.add(trace)
-            processes = {one["process"] for one in gateway.records if one.get("trace_id") in sent}
-            async with asyncio.timeout(10):
+
+            def processes() -> set[int]:
+                return {one["process"] for one in gateway.records if one.get("trace_id") in sent}
+
+            await until(lambda: processes() == {0, 1}, "each of them had some", 40)
+            async with asyncio.timeout(40):
                 while True:
                     found = await families(gateway.health_port)
                     shown = [one for one in found[DURATION].samples if one.exemplar]
                     if sum(one.value for one in found[DURATION].samples if one.name.endswith("_count")) == 16 and shown:
                         break
                     await asyncio.sleep(0.1)
-    assert processes == {0, 1}
     assert {one.exemplar.labels["trace_id"] for one in shown} <= sent
     assert found["ryzanstein_gateway_info"].samples[0].labels == {"version": VERSION}
 

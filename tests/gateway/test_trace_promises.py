@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from websockets.asyncio.client import connect
 
-from gateway_world import KEY, World, open_world
+from gateway_world import CLIENT_SECONDS, KEY, World, open_world
 from journaled import End, Journaled
 from otlp import Collector, collector
 from ryzanstein.v1 import inference_pb2 as pb
@@ -59,6 +59,7 @@ async def test_as_large_a_part_is_sampled_as_was_asked_for_and_each_trace_is_who
         for one in exchanges:
             await run(tracing, one)
         await tracing.close()
+        await asyncio.to_thread(kept.wait, 3 * sum(one.trace.sampled for one in exchanges))
     traces = {span.trace_id for span in kept.spans}
     assert 60 < len(traces) < 145, "a quarter of 400, five standard deviations each way"
     assert len(kept.spans) == 3 * len(traces)
@@ -76,6 +77,7 @@ async def test_the_callers_decision_is_followed_and_handed_on(
         one = exchange(f"00-{trace}-{PARENT}-{flag}")
         ((_, sent),) = await run(tracing, one)
         await tracing.close()
+        await asyncio.to_thread(kept.wait, kept_spans)
     assert len(kept.spans) == kept_spans
     _, same, _, decision = sent.decode().split("-")
     assert (same, decision, one.trace.id) == (trace, flag, trace), "logs name the trace in either case"
@@ -105,11 +107,11 @@ async def say_everything(world: World) -> None:
             message = pb.Message(role=pb.ROLE_USER, content=SECRET)
             call = pb.ChatRequest(model="demo", messages=[message], sampling=sampling)
             try:
-                await InferenceStub(channel).Chat(call, metadata=tuple(headers.items()), timeout=10)
+                await InferenceStub(channel).Chat(call, metadata=tuple(headers.items()), timeout=CLIENT_SECONDS)
             except grpc.aio.AioRpcError:
                 assert not tokens
     url = f"ws://127.0.0.1:{world.gateway.port}{REALTIME}"
-    async with connect(url, additional_headers=headers, proxy=None) as socket, asyncio.timeout(10):
+    async with connect(url, additional_headers=headers, proxy=None) as socket, asyncio.timeout(CLIENT_SECONDS):
         for number, more in enumerate(({}, {"max_tokens": 4})):
             create = {"type": "create", "id": f"{SECRET} {number}", "kind": "chat", "request": ask | more}
             await socket.send(json.dumps(create))
@@ -134,8 +136,9 @@ async def test_no_prompt_no_answer_and_no_key_is_in_any_span_of_any_protocol(
                 one.answer = Journaled(ends=once, end_after=3).answer
             body = {"model": "demo", "messages": [{"role": "user", "content": SECRET}], "stream": True, "max_tokens": 6}
             assert (await world.ask(**body)).text.endswith("data: [DONE]\n\n")
-            await asyncio.to_thread(kept.wait, 20)
             salts = {received[0].get("x-ryzanstein-cache-salt", "none") for one in ones for received in one.received}
+        # Of 11 requests (the WebSocket's own, too), 8 of which came into the queue and one was sent twice.
+        await asyncio.to_thread(kept.wait, 11 + 8 + 9)
     assert {span.attributes["network.protocol.name"] for span in kept.spans if span.parent_id == ""} == {
         "http", "grpc", "websocket",
     }  # fmt: skip

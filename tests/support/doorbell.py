@@ -43,6 +43,8 @@ class Ear:
     """What it answers to who asks for the overview."""
     asked: int = 0
     """How often that was."""
+    called: int = 0
+    """How often it was told that requests wait."""
     refused: int = 0
     """Messages without the key."""
     _runner: web.AppRunner | None = None
@@ -69,7 +71,7 @@ class Ear:
             await self._runner.cleanup()
             self._runner = None
 
-    async def until(self, what: str, condition: Any, seconds: float = 5.0) -> Heard:
+    async def until(self, what: str, condition: Any, seconds: float = 20.0) -> Heard:
         """The first view for which the condition holds, of those that come from now on and the last one."""
         first, deadline = max(0, len(self.heard) - 1), time.monotonic() + seconds
         while True:
@@ -96,6 +98,7 @@ class Ear:
         return web.Response(body=self.overview, status=self.status, content_type="application/json")
 
     async def _other(self, request: web.Request) -> web.StreamResponse:
+        self.called += 1
         return web.json_response({}, status=self.status)
 
 

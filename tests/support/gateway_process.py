@@ -20,7 +20,7 @@ from replica import Replica, free_port, replica
 from ryzanstein_worker.contract import HEALTH_READY, LABEL_SERVICE, METRICS, ROUTES_CONFIG_MAP, ROUTES_KEY
 
 MODEL = "demo"
-START_SECONDS = 40.0
+START_SECONDS = 100.0
 
 
 @dataclass
@@ -72,7 +72,7 @@ class GatewayProcess:
                     pass
                 await asyncio.sleep(0.05)
 
-    async def until_metric(self, name: str, value: float, seconds: float = 40.0) -> None:
+    async def until_metric(self, name: str, value: float, seconds: float = START_SECONDS) -> None:
         """Wait until a metric has a value, no longer than the deadline."""
         async with asyncio.timeout(seconds):
             while (await self.metrics()).get(name) != value:
