@@ -3,7 +3,6 @@
 import time
 
 import httpx
-import pytest
 
 import chaos
 from chaos import clients
@@ -14,11 +13,10 @@ from ryzanstein_worker import contract
 from stories import Gateway, service, until
 
 PROMETHEUS = "deployment/ryzanstein-prometheus"
+PAGE_SECONDS = 60
 SCRAPES_SECONDS = 75
 """Rates look back a minute, and a scrape is every five seconds."""
 OWN_JOBS = (contract.JOB_OPERATOR, contract.JOB_GATEWAY, contract.JOB_WORKER)
-
-pytestmark = pytest.mark.timeout(900)
 
 
 def test_every_panel_has_data_under_load_and_no_alert_fires(
@@ -30,12 +28,14 @@ def test_every_panel_has_data_under_load_and_no_alert_fires(
             autoscaling={"maxReplicas": 2, "targets": [{"metric": "WaitingRequests", "value": 50}]},
         )
     )
-    cluster.wait_ready("watched", 240)
+    cluster.wait_ready("watched", 300)
     answers = chaos.expected(gateway, "watched")
     with release.forwarded(PROMETHEUS, 9090) as url, clients(gateway, "watched", answers) as seen:
         prometheus = Prometheus(url)
         began = time.monotonic()
-        worker = until(60, "the worker is scraped", lambda: _series(prometheus, cluster.namespace), every=2)
+        worker = until(
+            180, "the worker and all of ours are scraped", lambda: _series(prometheus, cluster.namespace), every=2
+        )
         until(SCRAPES_SECONDS * 2, "a minute of samples", lambda: time.monotonic() - began > SCRAPES_SECONDS)
         of_service = {"namespace": cluster.namespace, "inference_service": "watched"}
         of_worker = {**of_service, "pod": worker["pod"]}
@@ -51,7 +51,8 @@ def test_every_panel_has_data_under_load_and_no_alert_fires(
 
 
 def _series(prometheus: Prometheus, namespace: str) -> dict[str, str] | None:
-    """The labels of the worker's series: those that the contract names."""
+    """The labels of the worker's series, those that the contract names, once every job has a pod that is up: after the
+    stories before this one some have just come back."""
     query = f'{contract.NUM_REQUESTS_RUNNING}{{namespace="{namespace}"}}'
     found = prometheus.api("query", query=query)["result"]
     if not found:
@@ -61,14 +62,13 @@ def _series(prometheus: Prometheus, namespace: str) -> dict[str, str] | None:
     assert labels[contract.SERIES_SERVICE] == "watched"
     assert labels[contract.SERIES_POD].startswith("watched-")
     jobs = {one["metric"]["job"] for one in prometheus.api("query", query="up == 1")["result"]}
-    assert set(OWN_JOBS) <= jobs
-    return labels
+    return labels if set(OWN_JOBS) <= jobs else None
 
 
 def _page_shows(gateway: Gateway, name: str) -> None:
     """The page itself is tested in a browser elsewhere; here it is fed by the real operator."""
-    assert "<title>" in httpx.get(f"{gateway.url}/ui", follow_redirects=True, timeout=10).text
-    state = httpx.get(f"{gateway.url}/ui/state", headers=gateway.headers(), timeout=10)
+    assert "<title>" in httpx.get(f"{gateway.url}/ui", follow_redirects=True, timeout=PAGE_SECONDS).text
+    state = httpx.get(f"{gateway.url}/ui/state", headers=gateway.headers(), timeout=PAGE_SECONDS)
     assert state.status_code == 200, state.text
     assert name in state.text
-    assert httpx.get(f"{gateway.url}/ui/state", timeout=10).status_code == 401
+    assert httpx.get(f"{gateway.url}/ui/state", timeout=PAGE_SECONDS).status_code == 401

@@ -12,9 +12,11 @@ import aiohttp
 from chaos import Ask, Seen, stream
 from cluster_view import Release
 from recording import Recording
-from stories import Gateway
+from stories import Gateway, until
 
-WAKE_SECONDS = 300
+WAKE_SECONDS = 600
+TOLD_SECONDS = 60
+"""The watches may tell of a pod later than the gateway learns of it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,14 @@ def wake(gateway: Gateway, model: str, record: Recording) -> Split:
     """Ask a service that has no replica, and wait for the answer. Raises StreamError and what aiohttp raises."""
     since = time.monotonic()
     at = asyncio.run(_ask(gateway, model))
-    (pod,) = (name for name, steps in record.steps.items() if steps["created"] >= since)
-    return _split(record, since, at, pod)
+    split: Split = until(TOLD_SECONDS, "the watches tell of the replica", lambda: _of_only(record, since, at))
+    return split
+
+
+def _of_only(record: Recording, since: float, first_token: float) -> Split | None:
+    made = record.made_since(since)
+    assert len(made) <= 1, f"one request woke {made}"
+    return _split(record, since, first_token, made[0]) if made else None
 
 
 async def _ask(gateway: Gateway, model: str) -> float:
@@ -56,16 +64,15 @@ async def _ask(gateway: Gateway, model: str) -> float:
 
 def growth(release: Release, record: Recording, since: float) -> Split | None:
     """What passed until a replica that was made after `since` answered; None as long as none has."""
-    found = ((first_token_of(release, record, pod, since), pod) for pod in list(record.steps))
+    found = ((first_token_of(release, pod, since), pod) for pod in record.made_since(since))
     answered = [(at, pod) for at, pod in found if at is not None]
     return _split(record, since, *min(answered)) if answered else None
 
 
-def first_token_of(release: Release, record: Recording, pod: str, since: float) -> float | None:
+def first_token_of(release: Release, pod: str, since: float) -> float | None:
     """When a client got the first token of a pod made after `since`, as the gateways' access logs say."""
-    if record.steps[pod]["created"] < since:
-        return None
-    of_gateways = ("-l", "app.kubernetes.io/component=gateway", "--tail=-1", "--since=10m")
+    span = f"--since={int(time.monotonic() - since) + 60}s"
+    of_gateways = ("-l", "app.kubernetes.io/component=gateway", "--tail=-1", span)
     lines = release.kubectl("logs", *of_gateways).splitlines()
     told = [json.loads(line) for line in lines if f'"endpoint":"{pod}"' in line]
     firsts = [
@@ -76,8 +83,11 @@ def first_token_of(release: Release, record: Recording, pod: str, since: float) 
     return min(firsts) - time.time() + time.monotonic() if firsts else None
 
 
-def _split(record: Recording, since: float, first_token: float, pod: str) -> Split:
+def _split(record: Recording, since: float, first_token: float, pod: str) -> Split | None:
+    """None as long as the watches have not told of every step: the two are not told at the same time."""
     decided, steps = record.grown(since), record.steps[pod]
+    if decided is None or "ready" not in steps:
+        return None
     ready = min(steps["ready"], first_token)  # on a busy machine the watch tells it later than the gateway learns it
     moments = [since, decided, steps["scheduled"], steps["started"], ready, first_token]
     return Split(*(later - earlier for earlier, later in itertools.pairwise(moments)))

@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import IO
 
 from cluster_view import OURS, ClusterView
 from stories import Manifest
 
+AGAIN_SECONDS = 0.5
+END_SECONDS = 60.0
 _STEPS = ("created", "scheduled", "started", "ready")
 
 
@@ -36,17 +39,21 @@ class Recording:
                 self.sizes.append((now, *size))
 
     def _take_pod(self, name: str, status: Manifest, now: float) -> None:
-        steps = self.steps.setdefault(name, {})
         done = {one["type"] for one in status.get("conditions", ()) if one["status"] == "True"}
         running = any("running" in one.get("state", {}) for one in status.get("containerStatuses", ()))
-        for step, reached in zip(_STEPS, (True, "PodScheduled" in done, running, "Ready" in done), strict=True):
-            if reached:
-                steps.setdefault(step, now)
+        reached = zip(_STEPS, (True, "PodScheduled" in done, running, "Ready" in done), strict=True)
+        # All at once: others look while this thread writes.
+        self.steps[name] = {step: now for step, so in reached if so} | self.steps.get(name, {})
 
-    def grown(self, since: float) -> float:
-        """When more replicas were wanted than at that moment, for the first time. Raises StopIteration if never."""
-        before = [wanted for at, wanted, _ in self.sizes if at < since]
-        return next(at for at, wanted, _ in self.sizes if at >= since and wanted > (before[-1] if before else 0))
+    def made_since(self, moment: float) -> list[str]:
+        """The pods that were first seen after it."""
+        return [name for name, steps in list(self.steps.items()) if steps["created"] >= moment]
+
+    def grown(self, since: float) -> float | None:
+        """When more replicas were wanted than at that moment, for the first time."""
+        sizes = list(self.sizes)
+        before = [wanted for at, wanted, _ in sizes if at < since]
+        return next((at for at, wanted, _ in sizes if at >= since and wanted > (before[-1] if before else 0)), None)
 
     def size_reached(self, desired: int, since: float) -> float | None:
         """When so many replicas were wanted for the first time after a moment."""
@@ -58,31 +65,54 @@ def recording(cluster: ClusterView, name: str) -> Iterator[Recording]:
     """Watches the service and its pods until the block ends."""
     made = Recording()
     watches = [
-        _watch(cluster, made, "pods", "-l", f"{OURS}={name}"),
-        _watch(cluster, made, "inferenceservices.ryzanstein.dev", f"--field-selector=metadata.name={name}"),
+        _Watch(cluster, made, "pods", "-l", f"{OURS}={name}"),
+        _Watch(cluster, made, "inferenceservices.ryzanstein.dev", f"--field-selector=metadata.name={name}"),
     ]
+    for watch in watches:
+        watch.start()
     try:
         yield made
     finally:
         for watch in watches:
-            watch.terminate()
-            watch.wait(10)
-            if watch.stdout is not None:
-                watch.stdout.close()
+            watch.end()
 
 
-def _watch(cluster: ClusterView, made: Recording, *what: str) -> "subprocess.Popen[str]":
-    command = cluster.command("get", *what, "--watch", "-o", "json")
-    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class _Watch(threading.Thread):
+    """Reads `kubectl get --watch`, and begins anew where that ends before it is told to, as it does when the API server
+    is away for a moment on a starved machine. A watch begins with all that is there, so that only moments are late."""
 
-    def read() -> None:
-        assert watch.stdout is not None
+    def __init__(self, cluster: ClusterView, made: Recording, *what: str) -> None:
+        super().__init__(name=f"watch {what[0]}", daemon=True)
+        self._command, self._made = cluster.command("get", *what, "--watch", "-o", "json"), made
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._kubectl: subprocess.Popen[str] | None = None
+
+    def run(self) -> None:
+        while kubectl := self._begin():
+            with kubectl:
+                assert kubectl.stdout is not None
+                self._read(kubectl.stdout)
+            self._over.wait(AGAIN_SECONDS)
+
+    def end(self) -> None:
+        """Read no more."""
+        with self._lock:
+            self._over.set()
+            if self._kubectl is not None:
+                self._kubectl.terminate()
+        self.join(END_SECONDS)
+        assert not self.is_alive(), "kubectl did not end"
+
+    def _begin(self) -> "subprocess.Popen[str] | None":
+        with self._lock:
+            over = self._over.is_set()
+            self._kubectl = None if over else subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+            return self._kubectl
+
+    def _read(self, lines: IO[str]) -> None:
         text, decoder = "", json.JSONDecoder()
-        for line in watch.stdout:
+        for line in lines:
             text += line
             if line.rstrip("\n") == "}":  # kubectl indents: this closes an object
-                made.take(decoder.decode(text))
+                self._made.take(decoder.decode(text))
                 text = ""
-
-    threading.Thread(target=read, name=f"watch {what[0]}", daemon=True).start()
-    return watch
