@@ -155,7 +155,7 @@ async def local_cluster(
     folder: Path, *, workers: int = 2, flags: Sequence[str] = (), **environ: str
 ) -> AsyncIterator[LocalCluster]:
     """A gateway (`environ` adds to its environment) in front of so many ready workers (started with `flags`, too)."""
-    async with gateway_process(folder, replicas=0, **environ) as gateway:
+    async with gateway_process(folder, replicas=0, wait=True, **environ) as gateway:
         cluster = LocalCluster(gateway, folder, free_port(), free_port(), flags)
         try:
             for _ in range(workers):
