@@ -1,5 +1,7 @@
 """Alert and recording rules: complete, each shown to fire and to stay silent, each alert with a runbook."""
 
+import ast
+import functools
 import re
 import shlex
 import subprocess
@@ -10,7 +12,9 @@ import pytest
 import yaml
 
 from apiserver import binaries
-from rules import RULES, RUNBOOKS, TESTS, Rule, alerts, blocks, promtool_tests, records, rules
+from rules import ROOT, RULES, RUNBOOKS, TESTS, Rule, alerts, blocks, promtool_tests, records, rules
+from ryzanstein_gateway.logs import AccessEntry
+from ryzanstein_gateway.migrate import Step
 from ryzanstein_kubectl.commands.line import parser
 
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
@@ -116,3 +120,41 @@ def test_the_commands_of_a_runbook_can_be_typed(alert: Rule) -> None:
                 parser().parse_args(shlex.split(line, comments=True)[2:])
             else:
                 assert shlex.split(line, comments=True)[0] == "kubectl", line
+
+
+PARTS = {"operator": "operator/ryzanstein_operator", "gateway": "gateway/ryzanstein_gateway"}
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+IN_FIELDS = {str(Step.GIVE_UP), *(f'"{name}":5' for name in AccessEntry.__struct_fields__)}
+"""What is looked for in a line's values and not in its words."""
+
+
+@functools.cache
+def logged(part: str) -> str:
+    """All the words of a part's calls of its loggers."""
+    calls = (
+        node
+        for path in sorted((ROOT / part).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
+    )
+    found = (inner.value for call in calls for inner in ast.walk(call) if isinstance(inner, ast.Constant))
+    return "\n".join(word for word in found if isinstance(word, str))
+
+
+def test_what_a_runbook_looks_for_in_a_log_is_said_there() -> None:
+    looked = 0
+    for name in alerts():
+        for _, lines in blocks(RUNBOOKS / f"{name}.md"):
+            for line in lines:
+                command, _, filtered = line.partition(" | grep ")
+                if " logs " not in command or not filtered or "component=prometheus" in command:
+                    continue
+                worker = " -c worker" in command
+                component = "gateway" if "Gateway" in name else "operator"
+                named = re.search("component=([a-z]+)", command)
+                said = logged("worker/ryzanstein_worker" if worker else PARTS[named[1] if named else component])
+                for word in shlex.split(filtered):
+                    if not word.startswith("-"):
+                        assert word in IN_FIELDS or re.search(word, said, re.IGNORECASE), f"{name}: {word}"
+                        looked += 1
+    assert looked >= 8
