@@ -54,14 +54,17 @@ class Prometheus:
         if self._session is not None:
             await self._session.close()
 
-    async def query(self, text: str) -> tuple[Point, ...]:
-        """The series of an instant query, MAX_SERIES at most. Raises QueryError."""
+    async def query(self, text: str, *, foreign: bool = False) -> tuple[Point, ...]:
+        """The series of an instant query, MAX_SERIES at most. Raises QueryError.
+
+        foreign: a user wrote it. That it takes long says nothing of Prometheus: the queries of others go on.
+        """
         if self._away and self._clock() < self._away[0]:
             raise QueryError(self._away[1].why, str(self._away[1]))
         try:
             answer = await self._post({"query": text, "timeout": f"{QUERY_SECONDS:.0f}s"})
         except QueryError as error:
-            if error.why in ("unreachable", "timeout"):
+            if error.why == "unreachable" or (error.why == "timeout" and not foreign):
                 self._away = (self._clock() + REST_SECONDS, error)
             raise
         self._away = None
@@ -89,7 +92,8 @@ class Prometheus:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False)
+            # Nothing is unpacked: none was asked to pack it, and what a small body unpacks to has no bound.
+            self._session = aiohttp.ClientSession(trust_env=False, auto_decompress=False)
         return self._session
 
     def _context(self) -> ssl.SSLContext | bool:
@@ -151,7 +155,7 @@ def _points(data: Any) -> tuple[Point, ...]:
         if len(result) > MAX_SERIES:
             raise QueryError("several", f"the query gives {len(result)} series and not one; sum or select them")
         return tuple(Point(_labels(series["metric"]), float(series["value"][1])) for series in result)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         raise QueryError("garbage", "the answer is not one of Prometheus' API") from None
 
 

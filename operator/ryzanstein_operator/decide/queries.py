@@ -63,8 +63,7 @@ def query_of(target: Target, place: Place) -> str:
         case "TimeToFirstTokenMillis":
             return _first_token(place)
         case "TokensPerSecond":
-            tokens = f"{contract.GENERATION_TOKENS}_total{place.worker}"
-            rate = f"(rate({tokens}{OVER}) and last_over_time({tokens}{FRESH}))"
+            rate = _rate(f"{contract.GENERATION_TOKENS}_total{place.worker}")
             return _parts(f"sum({rate})", rate)
     return target.query or ""
 
@@ -94,10 +93,16 @@ def _waiting(place: Place) -> str:
 
 
 def _first_token(place: Place) -> str:
-    """Without requests there is no latency: a quantile of nothing is NaN, which the comparison takes out."""
+    """Without requests there is no latency: a quantile of nothing is NaN, which the comparison takes out. What has been
+    scraped once is not counted: that it had no requests is not known."""
     name = contract.TIME_TO_FIRST_TOKEN
     quantile = f"histogram_quantile({QUANTILE}, sum by (le) (rate({name}_bucket{place.worker}{OVER}))) * 1000 >= 0"
-    return _parts(quantile, f"last_over_time({name}_count{place.worker}{FRESH})")
+    return _parts(quantile, _rate(f"{name}_count{place.worker}"))
+
+
+def _rate(counter: str) -> str:
+    """A second, of each replica that is scraped still."""
+    return f"(rate({counter}{OVER}) and last_over_time({counter}{FRESH}))"
 
 
 def _scraped(place: Place) -> str:

@@ -11,6 +11,7 @@ from ryzanstein_operator.decide.sizing import Sample
 Series = tuple[Mapping[str, str], float]
 """One series of an answer: labels and number."""
 NO_GATEWAYS: Final = "Prometheus has no sample of the last 30 s of any gateway; look whether it scrapes them"
+GARBLED: Final = "the answer says the same thing twice, or counts replicas or gateways by what is no number"
 NO_REPLICAS: Final = (
     "Prometheus has no sample of the last 30 s of any of the replicas that are ready; look whether it scrapes them"
 )
@@ -22,7 +23,9 @@ def sample_of(target: Target, answer: Iterable[Series], *, expected: bool) -> Sa
     series = tuple(answer)
     if target.metric == "Query":
         return _of_query(series)
-    parts = {labels.get(PART, ""): value for labels, value in series}
+    parts = _parts(series)
+    if parts is None:
+        return Sample(None, trouble=GARBLED)
     replicas = int(parts.get(REPLICAS, 0))
     if target.metric == "WaitingRequests" and not parts.get(GATEWAYS):
         return Sample(None, trouble=NO_GATEWAYS)
@@ -33,11 +36,18 @@ def sample_of(target: Target, answer: Iterable[Series], *, expected: bool) -> Sa
 
 
 def active_of(answer: Iterable[Series]) -> bool | None:
-    """Whether there were requests; None where no gateway is scraped."""
-    parts = {labels.get(PART, ""): value for labels, value in answer}
-    if not parts.get(GATEWAYS) or math.isnan(parts.get(VALUE, math.nan)):
-        return None
-    return parts[VALUE] > 0
+    """Whether there were requests; None where no gateway is scraped, or the answer is nonsense."""
+    parts = _parts(tuple(answer)) or {}
+    value = parts.get(VALUE, math.nan)
+    return value > 0 if parts.get(GATEWAYS) and value >= 0 else None
+
+
+def _parts(series: tuple[Series, ...]) -> dict[str, float] | None:
+    """The numbers by part. None for what no Prometheus says to our queries: something else may be answering for it."""
+    parts = {labels.get(PART, ""): value for labels, value in series}
+    counts = [parts.get(part, 0.0) for part in (REPLICAS, GATEWAYS)]
+    sound = len(parts) == len(series) and all(math.isfinite(count) and count >= 0 for count in counts)
+    return parts if sound else None
 
 
 def _of_query(series: tuple[Series, ...]) -> Sample:

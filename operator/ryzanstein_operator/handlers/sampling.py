@@ -42,7 +42,7 @@ class Metrics(Protocol):
 class Asked(Protocol):
     """What answers queries."""
 
-    async def query(self, text: str) -> tuple[Point, ...]: ...
+    async def query(self, text: str, *, foreign: bool = False) -> tuple[Point, ...]: ...
 
 
 class Sampling:
@@ -115,7 +115,8 @@ class Sampling:
             raise QueryError("unset", NOT_SET)
         started = time.monotonic()
         try:
-            answer = await self._prometheus.query(query_of(target, question.place))
+            text = query_of(target, question.place)
+            answer = await self._prometheus.query(text, foreign=target.metric == "Query")
         except QueryError as error:
             self._metrics.queried(time.monotonic() - started, error.why)
             raise

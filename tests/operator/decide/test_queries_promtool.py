@@ -124,6 +124,17 @@ def test_without_requests_there_is_no_latency_and_the_replicas_are_counted(tmp_p
     computed(query("TimeToFirstTokenMillis"), series, "1m", {"replicas": 1}, tmp_path)
 
 
+def test_after_one_scrape_nobody_knows_whether_there_were_requests(tmp_path: Path) -> None:
+    """As when Prometheus itself has just begun: a latency of 0 would call for fewer replicas."""
+    name = "ryzanstein_time_to_first_token_seconds"
+    series = {
+        worker(f"{name}_bucket", "a", le="1"): "_x11 90",
+        worker(f"{name}_bucket", "a", le="+Inf"): "_x11 100",
+        worker(f"{name}_count", "a"): "_x11 100",
+    }
+    computed(query("TimeToFirstTokenMillis"), series, "1m", {}, tmp_path)
+
+
 RUNS = "ryzanstein_num_requests_running"
 ENDED = "ryzanstein_request_success_total"
 

@@ -60,3 +60,25 @@ def test_activity_needs_gateways_to_be_denied() -> None:
     assert active_of(parts(value=0)) is None
     assert active_of(parts(value=math.nan, gateways=1)) is None
     assert active_of([]) is None
+
+
+@pytest.mark.parametrize("count", [math.nan, math.inf, -math.inf, -1.0])
+def test_replicas_and_gateways_that_are_no_count_are_a_trouble(count: float) -> None:
+    for part in ("replicas", "gateways"):
+        answer = parts(**{"value": 0, "replicas": 1, "gateways": 1, part: count})
+        found = sample_of(WAITING, answer, expected=True)
+        assert found.value is None
+        assert "is no number" in found.trouble
+    assert active_of(parts(value=0, gateways=count)) is None
+
+
+def test_what_is_said_twice_is_not_believed() -> None:
+    for part in ("value", "replicas", "gateways"):
+        answer = [*parts(value=0, replicas=1, gateways=1), ({"part": part}, 7.0)]
+        assert sample_of(WAITING, answer, expected=True).value is None
+        assert active_of(answer) is None
+
+
+@pytest.mark.parametrize("value", [-1.0, -math.inf])
+def test_activity_below_nothing_is_not_known(value: float) -> None:
+    assert active_of(parts(value=value, gateways=1)) is None
