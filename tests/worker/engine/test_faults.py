@@ -173,7 +173,7 @@ async def test_a_rank_that_dies_while_loading_ends_the_start(model_dir: Path) ->
 def test_a_rank_without_its_parent_ends_at_once(model_dir: Path) -> None:
     """The parent went between fork and exec: nobody will ever speak to this rank."""
     launch = {"config": {"model_dir": str(model_dir)}, "rank": 0, "epoch": "e", "parent_pid": 1, "store_path": ""}
-    launch |= {"heartbeat_fd": 0, "parent_fd": 0, "peer_fds": []}
+    launch |= {"heartbeat_fd": 0, "ledger_fd": 0, "spawned": 0.0, "parent_fd": 0, "peer_fds": []}
     done = subprocess.run(
         [sys.executable, "-m", "ryzanstein_worker.engine.rank", json.dumps(launch)], timeout=60, capture_output=True
     )
