@@ -16,6 +16,7 @@ from ryzanstein_operator.api.wire import SpecError, parse, section
 from ryzanstein_operator.cluster.cache import Key
 from ryzanstein_operator.decide.looked import look
 from ryzanstein_operator.decide.observed import Observed
+from ryzanstein_operator.decide.pace import changed
 from ryzanstein_operator.decide.queries import Place
 from ryzanstein_operator.decide.scale import decide
 from ryzanstein_operator.decide.sizing import Decision, Memory, Sample, Seen
@@ -85,12 +86,13 @@ class Scaler:
         return tuple(self._states)
 
     def forget(self, key: Key) -> None:
-        """The service is gone, or its size follows nothing any more."""
+        """The service is gone or going, or its size follows nothing any more."""
         self._states.pop(key, None)
 
     def visit(self, key: Key, observed: Observed, now: datetime) -> Decision | None:
         """The size for this visit; None where there is none to choose. Follow it with `carried_out`."""
-        if not section(observed.service, "spec").get("autoscaling"):
+        leaving = "deletionTimestamp" in observed.service["metadata"]
+        if leaving or not section(observed.service, "spec").get("autoscaling"):
             self.forget(key)
             return None
         try:
@@ -100,8 +102,11 @@ class Scaler:
         autoscaling = service.spec.autoscaling
         if autoscaling is None:
             return None
-        state = self._state(key, observed, service, autoscaling)
-        state.seen = look(observed, service, autoscaling, now)
+        seen = look(observed, service, autoscaling, now)
+        state = self._state(key, observed, service, autoscaling, seen)
+        if seen.current != state.seen.current:  # written down at a visit that failed thereafter, or by another process
+            state.memory = changed(state.memory, state.seen.current, seen.current, self._clock(), autoscaling.behavior)
+        state.seen = seen
         state.since = None if not state.seen.ready else state.since or self._clock()
         decision = self._decide(key, state)
         if state.told is not None and not news(decision, state.told, self._clock()):
@@ -151,11 +156,13 @@ class Scaler:
             state.memory = decision.memory
         return news(decision, state.told, now)
 
-    def _state(self, key: Key, observed: Observed, service: InferenceService, autoscaling: Autoscaling) -> _State:
+    def _state(
+        self, key: Key, observed: Observed, service: InferenceService, autoscaling: Autoscaling, seen: Seen
+    ) -> _State:
         uid = str(observed.service["metadata"].get("uid", ""))
         state = self._states.get(key)
         if state is None or state.uid != uid:
-            state = _State(uid, autoscaling, service.model_name, Seen(0))
+            state = _State(uid, autoscaling, service.model_name, seen)
             self._states[key] = state
         if state.autoscaling.targets != autoscaling.targets:  # the samples are those of other targets
             state.reading, state.good, state.asked = Reading(()), {}, float("-inf")

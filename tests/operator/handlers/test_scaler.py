@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
@@ -204,3 +205,36 @@ def test_another_service_of_the_same_name_begins_anew() -> None:
     decision = world.scaler.visit(CHAT, settled(live, ready_pod(live)), NOW)
     assert decision is not None
     assert decision.active == Reason.PENDING
+
+
+def test_what_was_written_down_and_not_brought_about_counts_for_the_policies() -> None:
+    """The status took the size, the Deployment was refused: the next visit starts from the new size."""
+    policies = [{"type": "Replicas", "value": 1, "periodSeconds": 60}]
+    world = World(behavior={"scaleUp": {"policies": policies}})
+    world.visit()
+    world.answer(40)
+    assert world.visit(done=False).replicas == 3
+    world.size = 3
+    decision = world.visit()
+    assert (decision.replicas, decision.limit) == (3, Reason.RATE_LIMITED)
+
+
+def test_a_service_on_its_way_out_is_asked_about_no_more() -> None:
+    world = World()
+    world.visit()
+    live = world.live()
+    live["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    assert world.scaler.visit(CHAT, Observed(live), NOW) is None
+    assert world.scaler.services() == ()
+
+
+def test_while_reasons_come_and_go_a_visit_says_what_the_status_says() -> None:
+    world = World()
+    world.visit()
+    said = []
+    for number in range(40):
+        world.now += 5
+        world.answer(10 if number % 2 else None)
+        said.append(world.visit().active)
+    changes = sum(one != other for one, other in pairwise(said))
+    assert changes <= 40 * 5 / 30 + 5
