@@ -42,12 +42,13 @@ def levels() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_a_signal_that_comes_while_a_process_starts_waits_for_it(tmp_path: Path, processes: int) -> None:
     (tmp_path / "sitecustomize.py").write_text(EARLY)
-    changes = {"RYZANSTEIN_GATEWAY_PROCESSES": str(processes), "PYTHONPATH": str(tmp_path)}
-    async with gateway_process(tmp_path, **changes) as gateway:
+    async with gateway_process(
+        tmp_path, RYZANSTEIN_GATEWAY_PROCESSES=str(processes), PYTHONPATH=str(tmp_path)
+    ) as gateway:
         said = "the log's level is DEBUG"
         await until(lambda: said in gateway.said("INFO"), GIVE_UP_SECONDS, "it was obeyed")
         if processes > 1:

@@ -10,7 +10,7 @@ const at = (id) => document.getElementById(id);
 const cards = new Map();
 let timer = 0;
 let running = false;
-let newest = null;
+let heard = 0; // by this machine's clock: the gateway's may be another's
 
 // --- what a service's state is called ---------------------------------------------------------------------------
 
@@ -20,8 +20,8 @@ const condition = (told, type) => list(told?.conditions).find((one) => one.type 
 /** One of good, busy, warn, bad, calm, and the words for it. */
 function standing(row) {
   const { seen, told } = row;
-  if (told && told.desired === 0 && told.replicas === 0) return ["calm", "At zero"];
   if (seen && seen.sound === 0 && seen.waiting > 0) return ["busy", "Waking"];
+  if (told && told.desired === 0 && told.replicas === 0) return ["calm", "At zero"];
   const serving = condition(told, "Serving");
   if (seen ? seen.sound === 0 : serving?.status !== "True") {
     return serving?.reason ? ["bad", `Not serving: ${serving.reason}`] : ["bad", "Not serving"];
@@ -178,7 +178,7 @@ function events(told, now) {
 // --- the whole page ------------------------------------------------------------------------------------------------
 
 function draw(page) {
-  newest = page;
+  heard = Date.now();
   const rows = list(page.services);
   const names = new Set(rows.map((row) => JSON.stringify([row.namespace, row.name])));
   for (const [name, card] of cards) if (!names.has(name)) { card.node.remove(); cards.delete(name); }
@@ -242,6 +242,11 @@ function live(state, text) {
   say(at("live"), text);
 }
 
+function lost(words) {
+  live("lost", heard ? `${words}, last heard ${ago(new Date(heard).toISOString(), Date.now() / 1000)}` : words);
+  timer = setTimeout(poll, PAUSE);
+}
+
 function askForKey(refused) {
   clearTimeout(timer);
   sessionStorage.removeItem(KEY);
@@ -269,16 +274,14 @@ async function poll() {
     } else if (reply.status === 401) {
       askForKey(key ? "This key is not valid here." : "");
     } else if (!reply.ok) {
-      throw new Error(`status ${reply.status}`);
+      lost(`The gateway answers with status ${reply.status}`);
     } else {
       draw(await reply.json());
       live("live", "Live");
       timer = setTimeout(poll, PAUSE);
     }
   } catch (error) {
-    const since = newest ? `, last heard ${ago(new Date(newest.time * 1000).toISOString(), Date.now() / 1000)}` : "";
-    live("lost", `The gateway does not answer${since}`);
-    timer = setTimeout(poll, PAUSE);
+    lost("The gateway does not answer");
   } finally {
     running = false;
   }
@@ -286,8 +289,13 @@ async function poll() {
 
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, at("key").value.trim());
+  const key = at("key").value.trim();
   at("key").value = "";
+  if (!/^[\x20-\x7e\x80-\xff]+$/.test(key)) { // no header can hold it, so the gateway could not even be asked
+    askForKey("This is no key: it has a sign that no request can carry.");
+    return;
+  }
+  sessionStorage.setItem(KEY, key);
   say(at("refused"), "");
   poll();
 });
