@@ -56,6 +56,18 @@ def page() -> Iterator[str]:
     server.server_close()
 
 
+def scraped_once(prometheus: realprometheus.Prometheus, count: int) -> list[dict[str, str]]:
+    """The labels of all series at a moment at which so many targets are up; another moment's might lack those of a
+    scrape that came too late."""
+    deadline = time.monotonic() + 120
+    while True:
+        samples = prometheus.query('{__name__=~"up|ryzanstein_.+"}')
+        if sum(one["metric"]["__name__"] == "up" and one["value"][1] == "1" for one in samples) >= count:
+            return [{key: value for key, value in one["metric"].items() if key != "instance"} for one in samples]
+        assert time.monotonic() < deadline, prometheus.targets()
+        time.sleep(0.1)
+
+
 def write(folder: Path, manifests: tuple[chart.Manifest, ...]) -> Path:
     for name, text in scraped.config(manifests).items():
         (folder / name).write_text(text.replace("/etc/prometheus/", f"{folder}/"))
@@ -89,12 +101,7 @@ def test_every_series_bears_the_labels_of_the_contract(page: str, tmp_path: Path
     )
     release = {contract.SERIES_NAMESPACE: "ryzanstein"}
     with realprometheus.running(config, tmp_path) as prometheus:
-        deadline = time.monotonic() + 30
-        while len(prometheus.query("up == 1")) < 3:
-            assert time.monotonic() < deadline, prometheus.targets()
-            time.sleep(0.1)
-        found = [{key: value for key, value in one["metric"].items() if key != "instance"} for one in
-                 prometheus.query('{__name__=~"up|ryzanstein_.+"}')]  # fmt: skip
+        found = scraped_once(prometheus, 3)
     operator = {"job": contract.JOB_OPERATOR, "pod": "ryzanstein-operator-running", **release}
     gateway = {"job": contract.JOB_GATEWAY, "pod": "ryzanstein-gateway-running", **release}
     worker = {"job": contract.JOB_WORKER, "pod": "demo-running", contract.SERIES_NAMESPACE: "team-a"}

@@ -7,6 +7,7 @@ replica is ready in the operator's eyes.
 
 import asyncio
 import contextlib
+import datetime
 import json
 import re
 import secrets
@@ -34,10 +35,11 @@ from rules import RULES, alerts, records
 from ryzanstein_operator.cluster.resources import SERVICES
 from ryzanstein_worker.contract import JOB_GATEWAY, JOB_OPERATOR, JOB_WORKER
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(900)]
 
 RELEASE = "release"
 LOAD_SECONDS = 30.0
+SCRAPED_SECONDS = 60.0
 LIMITS = ("--max-num-seqs", "4", "--max-queued-requests", "4")
 TARGETS = [
     {"metric": "WaitingRequests", "value": 4},
@@ -48,10 +50,11 @@ TARGETS = [
 
 
 class World:
-    """What runs, and where Prometheus finds it."""
+    """What runs, and where Prometheus finds it. at: when the load had just ended, in seconds since 1970. What is asked
+    for the time before that does not hang on how long it takes to ask."""
 
-    def __init__(self, server: Prometheus, targets: list[Target]) -> None:
-        self.server, self.targets = server, targets
+    def __init__(self, server: Prometheus, targets: list[Target], at: float) -> None:
+        self.server, self.targets, self.at = server, targets, at
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -92,7 +95,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         server = stack.enter_context(prometheus(folder / "prometheus", targets, port=asked_at, rules=RULES))
         await asyncio.to_thread(server.until_up)
         await load(cluster)
-        yield World(server, targets)
+        await asyncio.to_thread(until_scraped, server, targets[:3])
+        yield World(server, targets, time.time())
 
 
 def start_operator(api: ApiServer, folder: Path, key: Path, prometheus_port: int) -> OperatorProcess:
@@ -138,12 +142,35 @@ async def load(cluster: LocalCluster) -> None:
     cluster.workers[-1].signal(signal.SIGKILL)
     await asyncio.gather(*clients)
     assert statuses.count(200) > 20, statuses
-    await asyncio.sleep(3)  # what was counted last is scraped
+
+
+def until_scraped(server: Prometheus, targets: list[Target]) -> None:
+    """Wait until what these counted last is known: each was scraped once more, and the rules were evaluated since."""
+    ended = time.time() + 1  # the members of a gateway tell each other a little later
+    deadline = time.monotonic() + SCRAPED_SECONDS
+    while (known := oldest_scrape(server, targets)) <= ended:
+        assert time.monotonic() < deadline, server.api("targets")["activeTargets"]
+        time.sleep(0.2)
+    while min(at_of(group["lastEvaluation"]) for group in server.api("rules")["groups"]) <= known:
+        assert time.monotonic() < deadline, server.api("rules")["groups"]
+        time.sleep(0.2)
+
+
+def oldest_scrape(server: Prometheus, targets: list[Target]) -> float:
+    """When the one of these was scraped whose last good scrape was the longest ago."""
+    live = server.api("targets")["activeTargets"]
+    scraped = {one["labels"]["pod"]: at_of(one["lastScrape"]) for one in live if one["health"] == "up"}
+    return min(scraped.get(target.pod, 0.0) for target in targets)
+
+
+def at_of(text: str) -> float:
+    """A time as Prometheus writes it (RFC 3339, with nanoseconds), in seconds since 1970."""
+    return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
 
 
 @pytest.fixture(scope="module")
 def asked(world: World) -> Asked:
-    return ask(world.server)
+    return ask(world.server, at=world.at)
 
 
 def test_every_query_gets_data_from_a_system_under_load(asked: Asked) -> None:
@@ -168,7 +195,7 @@ def test_what_gets_no_data_is_named(world: World, tmp_path: Path, monkeypatch: p
     for path in panels.FOLDER.glob("*.json"):
         (tmp_path / path.name).write_text(path.read_text().replace("ryzanstein_kv_blocks_free", "ryzanstein_gone"))
     monkeypatch.setattr(panels, "FOLDER", tmp_path)
-    (missing,) = ask(world.server).missing
+    (missing,) = ask(world.server, at=world.at).missing
     assert (missing.dashboard, missing.panel) == ("ryzanstein-worker", "Blocks")
     assert "ryzanstein_gone" in missing.expr
 
@@ -177,14 +204,14 @@ def test_every_rule_can_be_evaluated_and_what_is_recorded_is_there(world: World)
     loaded = [rule for group in world.server.api("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in loaded} == {*alerts(), *records()}
     assert {rule["name"]: rule["lastError"] for rule in loaded if rule["health"] != "ok"} == {}
-    empty = [name for name in records() if not world.server.api("query", query=name)["result"]]
+    empty = [name for name in records() if not world.server.api("query", query=name, time=str(world.at))["result"]]
     assert empty == []
 
 
 def test_every_metric_of_a_running_system_is_documented(world: World) -> None:
     documented = {name for family in families() for name in (family.name, *family.series)}
     for target in world.targets[:3]:  # the last has been killed
-        with urllib.request.urlopen(f"http://{target.address}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{target.address}/metrics", timeout=60) as answer:
             shown = set(re.findall(r"^# TYPE (\S+) ", answer.read().decode(), re.MULTILINE))
         shown = {name for name in shown if name.removesuffix("_created") == name}  # when a series began
         assert len(shown) > 15, target
@@ -192,9 +219,8 @@ def test_every_metric_of_a_running_system_is_documented(world: World) -> None:
 
 
 def test_latencies_have_exemplars_that_name_traces(world: World) -> None:
-    now = time.time()
     for metric in ("ryzanstein_gateway_request_duration_seconds", "ryzanstein_time_to_first_token_seconds"):
-        span = {"start": str(now - 120), "end": str(now)}
+        span = {"start": str(world.at - 120), "end": str(world.at)}
         found = world.server.api("query_exemplars", query=f"{metric}_bucket", **span)
         names = [one["labels"] for series in found for one in series["exemplars"]]
         assert names, metric

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from browser import Page, browser_page
+from browser import WAIT_SECONDS, Page, browser_page
 from gateway_world import KEY, until, write_key
 from page_world import PageWorld, condition, overview, page_world, picture, pod
 from replica import Answer, Replica
 from ryzanstein_operator.overview import EventRow
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600 if os.environ.get("RYZANSTEIN_PICTURES") else 150)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 CARD = "article.card"
 PICTURES = os.environ.get("RYZANSTEIN_PICTURES", "")
@@ -74,9 +74,9 @@ async def test_it_asks_for_a_key_refuses_a_wrong_one_and_shows_services_for_a_ri
     await page.press("Enter")
     await page.until_text("Serving", ".badge")
     assert "models / chat" in (await page.text("h2.named, article h2"))
-    assert "1 of 1" in await page.text(".replicas .value")
-    assert await page.text("#live") == "Live"
-    assert "operator 0.1.0" in await page.text("#who")
+    await page.until_text("operator 0.1.0", "#who")  # an operator that is slow to answer is shown a look later
+    await page.until_text("1 of 1", ".replicas .value")
+    await page.until("document.getElementById('live').textContent", "Live")
     await page.look("document.querySelector('summary').focus()")
     await page.press("Enter")
     await page.until("document.querySelector('details').open")
@@ -191,7 +191,7 @@ async def test_what_is_open_and_selected_stays_so_and_a_filter_finds(shown: Page
     await page.until("document.querySelectorAll('article').length", 2)
     await page.look("document.querySelectorAll('summary')[1].click(); document.querySelectorAll('summary')[1].focus()")
     before = shown.ear.asked
-    await until(lambda: shown.ear.asked >= before + 2, "it has been drawn anew", 20)
+    await until(lambda: shown.ear.asked >= before + 2, "it has been drawn anew", WAIT_SECONDS)
     assert await page.look("document.querySelectorAll('details')[1].open")
     assert await page.look("document.activeElement === document.querySelectorAll('summary')[1]")
     await page.look("document.getElementById('filter').focus()")

@@ -17,8 +17,8 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-START_SECONDS = 60.0
-WAIT_SECONDS = 30.0
+START_SECONDS = 120.0
+WAIT_SECONDS = 60.0
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     *("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio"),
@@ -154,7 +154,10 @@ async def browser_page(tmp_path: Path) -> AsyncIterator[Page]:
     )
     try:
         address = await _address(profile / "DevToolsActivePort", process)
-        async with connect(address, max_size=None, proxy=None, compression=None) as socket:
+        # No pings: who waits says for how long, and a browser on a busy machine may be late with its pongs.
+        async with connect(
+            address, max_size=None, proxy=None, compression=None, open_timeout=START_SECONDS, ping_interval=None
+        ) as socket:
             page = Page(socket)
             reader = asyncio.create_task(page._read())
             try:
@@ -170,7 +173,7 @@ async def browser_page(tmp_path: Path) -> AsyncIterator[Page]:
         if process.returncode is None:
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), 30)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -182,5 +185,6 @@ async def _address(file: Path, process: asyncio.subprocess.Process) -> str:
             assert process.returncode is None, f"the browser ended with {process.returncode}"
             with suppress(FileNotFoundError, ValueError):
                 port, path = (await asyncio.to_thread(file.read_text)).split("\n")[:2]
-                return f"ws://127.0.0.1:{int(port)}{path}"
+                if path:  # it is written whole
+                    return f"ws://127.0.0.1:{int(port)}{path}"
             await asyncio.sleep(0.05)

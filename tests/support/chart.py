@@ -25,14 +25,12 @@ RENDER_SECONDS = 180.0
 Manifest = dict[str, Any]
 
 
-@dataclass(frozen=True)
 class HelmError(Exception):
     """Helm refused. `words` is what it printed."""
 
-    words: str
-
-    def __str__(self) -> str:
-        return self.words
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
 
 
 def documents(text: str) -> list[Manifest]:

@@ -18,7 +18,8 @@ import yaml
 from apiserver import binaries, free_port
 from ryzanstein_worker.contract import JOB_WORKER
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
+CALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Prometheus:
         """`data` of an answer of the API; an AssertionError with Prometheus' own words where it refuses."""
         query = urllib.parse.urlencode(parameters)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=CALL_SECONDS) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
@@ -102,14 +103,14 @@ def prometheus(
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def _until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10):
             return
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)

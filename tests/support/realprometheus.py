@@ -7,7 +7,6 @@ Knows how the two programs are called; knows nothing of Ryzanstein. They come fr
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,8 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 30.0
-CALL_SECONDS = 10.0
+from replica import free_port
+
+START_SECONDS = 120.0
+CALL_SECONDS = 60.0
+CHECK_SECONDS = 120.0
 
 
 def program(name: str) -> str:
@@ -33,7 +35,7 @@ def program(name: str) -> str:
 def promtool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What promtool says, whether it is content or not."""
     command = [program("promtool"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, cwd=cwd, check=False)
 
 
 class Prometheus:
@@ -72,9 +74,7 @@ class Prometheus:
 @contextmanager
 def running(config: Path, folder: Path) -> Iterator[Prometheus]:
     """Prometheus with this configuration file, its data in `folder`; ended at the end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     log = folder / "prometheus.log"
     command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     with log.open("wb") as output:
@@ -92,7 +92,7 @@ def running(config: Path, folder: Path) -> Iterator[Prometheus]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(60)
