@@ -1,14 +1,14 @@
 """Which request goes on when: a key's limits first, then the model's line until a replica has room for it.
 
-Joins the rules (quota, line) with tasks and time: every request that waits is a future here, and each line is looked
-at when one of its requests ends, and a few times a second while somebody waits. Knows nothing of how requests are sent.
+Joins the rules (quota, line) with tasks and time: every request that waits is a task here, and a future in its model's
+line. Knows nothing of how requests are sent.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -24,7 +24,8 @@ from ryzanstein_gateway.errors import (
 )
 from ryzanstein_gateway.exchange import Exchange, Header, Outlet
 from ryzanstein_gateway.fair_queue import Entry, Priority
-from ryzanstein_gateway.line import STANDING, Capacity, Line, Turned, Why
+from ryzanstein_gateway.line import STANDING, Capacity, Turned, Why
+from ryzanstein_gateway.lines import Lines, Model, Place, tell
 from ryzanstein_gateway.meter import Meter, estimated_prompt
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.priority import priority_of
@@ -33,13 +34,8 @@ from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.traffic import Traffic
 from ryzanstein_gateway.wake import Waker
 
-LOOK_SECONDS: Final = 0.05
-"""How often a line is looked at while somebody waits, and how old what is known of its replicas may be."""
 PAUSE_SECONDS: Final = 0.1
 MOST_PAUSE_SECONDS: Final = 1.0
-FORGET_SECONDS: Final = 600.0
-"""A model that nobody has asked for that long is told of no more: models come and go, and each is written, sent and
-added up a few times a second."""
 
 _REFUSALS: Final[dict[Why, Refusal]] = {
     Why.QUEUE_FULL: OVERLOADED,
@@ -47,30 +43,6 @@ _REFUSALS: Final[dict[Why, Refusal]] = {
     Why.TIMEOUT: QUEUE_TIMEOUT,
     Why.NO_REPLICA: NO_REPLICA,
 }
-
-Place = asyncio.Future[Turned | None]
-"""A request that waits: None lets it go on."""
-
-
-@dataclass(slots=True)
-class _Model:
-    """One model's line, and what was last seen of its replicas."""
-
-    route: Route
-    line: Line[Place]
-    seen: Capacity = field(default_factory=lambda: Capacity(0))
-    seen_at: float = -math.inf
-    pausing: int = 0
-    """Requests that every replica refused, and that wait a little before they ask again."""
-    timer: asyncio.TimerHandle | None = None
-    busy_at: float = 0.0
-    """When a request last came or went."""
-
-    def waiting(self) -> int:
-        return len(self.line.queue) + self.pausing
-
-    def idle_since(self, moment: float) -> bool:
-        return self.busy_at < moment and not (self.line.own or self.waiting() or self.timer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +61,7 @@ class Shares:
 class Permit:
     """A request that may go on. `close` it when it has ended, in whatever way."""
 
-    def __init__(self, admission: "Admission", model: _Model, ask: "_Ask", outlet: Outlet) -> None:
+    def __init__(self, admission: "Admission", model: Model, ask: "_Ask", outlet: Outlet) -> None:
         self._admission, self._model, self._ask = admission, model, ask
         ticket = ask.ticket
         self._meter = Meter(outlet, ticket.headers) if ticket is not None else None
@@ -142,9 +114,8 @@ class Admission:
         high: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._capacity, self._quota, self._waker, self._metrics = capacity, quota, waker, metrics
-        self._shares, self._high, self._clock = shares, high, clock
-        self._models: dict[str, _Model] = {}
+        self._quota, self._waker, self._metrics, self._high, self._clock = quota, waker, metrics, high, clock
+        self._lines = Lines(capacity, waker, metrics, members=shares.members, clock=clock)
 
     async def admit(
         self, route: Route, principal: Principal, headers: Iterable[Header], body: bytes, outlet: Outlet
@@ -157,10 +128,10 @@ class Admission:
         now = self._clock()
         deadline = now + route.queue_timeout_seconds
         ask = _Ask(principal.cache_salt, priority, float(tokens), now, deadline, ticket)
-        model = self._model(route)
+        model = self._lines.of(route)
         model.busy_at = now
         try:
-            if not model.line.enter(self._look(model)):
+            if not model.line.enter(self._lines.look(model)):
                 await self._wait(model, ask)
         except BaseException:
             model.busy_at = self._clock()
@@ -172,28 +143,11 @@ class Admission:
 
     def waiting(self, model: str) -> int:
         """How many requests for a model wait."""
-        known = self._models.get(model)
-        return known.waiting() if known else 0
+        return self._lines.waiting(model)
 
     def traffic(self, recent: Callable[[str, float], tuple[int, bytes]]) -> list[Traffic]:
-        """What this process has for each model that was asked for of late; those of one service are rows of their own.
-        `recent`: account.Account's."""
-        now = self._clock()
-        for name in [name for name, one in self._models.items() if one.idle_since(now - FORGET_SECONDS)]:
-            del self._models[name]
-        return [
-            Traffic(
-                one.route.namespace,
-                one.route.service,
-                one.line.own,
-                one.waiting(),
-                one.busy_at,
-                *recent(one.route.model, now),
-            )
-            for one in self._models.values()
-        ]
-
-    # --- one request ---------------------------------------------------------------------------------
+        """What this process has for each model: lines.Lines.traffic."""
+        return self._lines.traffic(recent)
 
     def _limited(self, route: Route, principal: Principal, tokens: int, priority: Priority) -> Ticket | None:
         try:
@@ -202,21 +156,21 @@ class Admission:
             self._metrics.admissions.labels(route.model, priority.name.lower(), "rate_limited").inc()
             raise
 
-    async def _wait(self, model: _Model, ask: _Ask) -> None:
-        now, capacity = self._clock(), self._look(model)
+    async def _wait(self, model: Model, ask: _Ask) -> None:
+        now, capacity = self._clock(), self._lines.look(model)
         place: Place = asyncio.get_running_loop().create_future()
         got, left = model.line.wait(
             place, ask.key, ask.priority, capacity, cost=ask.cost, now=now, deadline=ask.deadline
         )
         if left is not None:
-            _tell(left, model.line.full(now))
-        self._turn(model)
+            tell(left, model.line.full(now))
+        self._lines.turn(model)
         turned = got if isinstance(got, Turned) else await self._until_told(model, got)
         if turned is not None:
             raise self._refused(model, ask, turned)
         self._metrics.queue_wait.labels(model.route.model, ask.priority.name.lower()).observe(self._clock() - now)
 
-    async def _until_told(self, model: _Model, entry: Entry[Place]) -> Turned | None:
+    async def _until_told(self, model: Model, entry: Entry[Place]) -> Turned | None:
         try:
             return await entry.item
         except asyncio.CancelledError:
@@ -224,10 +178,10 @@ class Admission:
                 model.line.give_up(entry)
             elif entry.item.result() is None:  # it was let go on in this very turn of the loop
                 model.line.leave()
-            self._turn(model)
+            self._lines.turn(model)
             raise
 
-    async def _again(self, model: _Model, ask: _Ask, pause: float) -> None:
+    async def _again(self, model: Model, ask: _Ask, pause: float) -> None:
         """Wait outside of the line for a moment, then as a newcomer whose time is already running."""
         self._leave(model)
         now = self._clock()
@@ -240,65 +194,15 @@ class Admission:
         finally:
             model.pausing -= 1
         model.seen_at = -math.inf
-        if not model.line.enter(self._look(model)):
+        if not model.line.enter(self._lines.look(model)):
             await self._wait(model, ask)
 
-    def _leave(self, model: _Model) -> None:
+    def _leave(self, model: Model) -> None:
         model.busy_at = self._clock()
         model.line.leave()
         if len(model.line.queue):
-            self._turn(model)
+            self._lines.turn(model)
 
-    def _refused(self, model: _Model, ask: _Ask, turned: Turned) -> Refused:
+    def _refused(self, model: Model, ask: _Ask, turned: Turned) -> Refused:
         self._metrics.admissions.labels(model.route.model, ask.priority.name.lower(), turned.why.value).inc()
         return Refused(retry_after(_REFUSALS[turned.why], turned.seconds))
-
-    # --- one line ------------------------------------------------------------------------------------
-
-    def _model(self, route: Route) -> _Model:
-        model = self._models.get(route.model)
-        if model is None:
-            line: Line[Place] = Line(bound=0, timeout=0.0, members=self._shares.members)
-            model = self._models[route.model] = _Model(route, line)
-        elif model.route is route:
-            return model
-        model.route = route
-        model.line.queue.bound = math.ceil(route.max_queued_requests / self._shares.members)
-        model.line.timeout = float(route.queue_timeout_seconds)
-        return model
-
-    def _look(self, model: _Model) -> Capacity:
-        now = self._clock()
-        if now - model.seen_at >= LOOK_SECONDS or not model.seen.replicas:
-            model.seen, model.seen_at = self._capacity(model.route), now
-        return model.seen
-
-    def _turn(self, model: _Model) -> None:
-        """Let go on who may, tell those whose time is over, and look again soon while others wait."""
-        now, capacity, line = self._clock(), self._look(model), model.line
-        late, turned = line.expire(capacity, now)
-        for entry in late:
-            _tell(entry, turned)
-        while (entry_ := line.go_on(capacity, now)) is not None:
-            if not _tell(entry_, None):
-                line.leave()
-        for priority in Priority:
-            length = line.queue.length(priority)
-            self._metrics.queue_length.labels(model.route.model, priority.name.lower()).set(length)
-        if len(line.queue):
-            if capacity.replicas == 0:
-                self._waker.call(model.route, model.waiting)
-            if model.timer is None:
-                model.timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._timed, model)
-
-    def _timed(self, model: _Model) -> None:
-        model.timer = None
-        self._turn(model)
-
-
-def _tell(entry: Entry[Place], news: Turned | None) -> bool:
-    """False where nobody waits for the news any more."""
-    if entry.item.done():
-        return False
-    entry.item.set_result(news)
-    return True

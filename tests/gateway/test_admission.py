@@ -14,11 +14,12 @@ from aiohttp import web
 
 from gateway_world import KEY, World, until, write_key
 from replica import event_stream
-from ryzanstein_gateway.admission import FORGET_SECONDS, Admission, Permit, Shares
+from ryzanstein_gateway.admission import Admission, Permit, Shares
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.errors import Refusal, Refused
 from ryzanstein_gateway.exchange import Exchange, Header
 from ryzanstein_gateway.line import Capacity
+from ryzanstein_gateway.lines import FORGET_SECONDS
 from ryzanstein_gateway.metrics import Metrics
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.quota import Quota
@@ -424,11 +425,11 @@ async def test_a_model_that_nobody_asks_for_any_more_is_forgotten(desk: Desk) ->
     assert told() == [(0, 0)]
     desk.later += 120
     assert told() == []
-    assert not desk.admission._models
+    assert not desk.admission._lines._models
     desk.capacity = Capacity(0)
     waiting = asyncio.create_task(desk.admit())
     await desk.waits(1)
-    desk.admission._models["demo"].busy_at -= 2 * FORGET_SECONDS
+    desk.admission._lines._models["demo"].busy_at -= 2 * FORGET_SECONDS
     assert told() == [(0, 1)], "it still waits, however long"
     desk.capacity = Capacity(1, 1)
     end(await waiting)
