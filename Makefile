@@ -27,7 +27,8 @@ demo: ## A kind cluster, the chart, a model served, a completion streamed (CLUST
 demo-down: ## Removes all that demo and e2e made, but for the caches
 	$(CLUSTER) down
 
-FAST := $(BIN)/python -m pytest tests -m "not gpu and not ($(LATER))" -n 4 --dist loadfile --durations=10
+# Of schemathesis, which takes a second to load, the later stage alone has a test.
+FAST := $(BIN)/python -m pytest tests -m "not gpu and not ($(LATER))" -p no:schemathesis -n 4 --dist loadfile --durations=10
 
 .PHONY: test
 test: lint verify coverage e2e ## All of it, in CI's order: lint, verify, fast tests, the stories on a cluster

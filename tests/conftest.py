@@ -3,15 +3,29 @@
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from stages import is_left_out
 
 # How long an example takes says nothing of the product: any process may stand still for a second or two.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", PATIENT, derandomize=True)  # what passed here passes in CI: each run draws the same
 settings.register_profile("explore", PATIENT)  # --hypothesis-profile=explore looks for new examples
 settings.load_profile("same")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Each process of the fast tests collects all of them: what it would leave out is not even imported. A file that
+    is named on the command line is."""
+    if not collection_path.match("test_*.py"):
+        return None
+    named = {config.invocation_params.dir / argument.partition("::")[0] for argument in config.args}
+    text = "" if collection_path in named else collection_path.read_text()
+    markers = [line.partition(":")[0] for line in config.getini("markers")]
+    return True if is_left_out(text, config.option.markexpr, markers) else None  # None: others may say something
 
 
 @pytest.fixture(autouse=True)
