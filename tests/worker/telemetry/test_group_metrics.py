@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 def samples(pod: Pod) -> dict[str, list[Sample]]:
     """By name, without the prefix."""
     at = pod.wait_for_log("answering probes")
-    text = httpx.get(f"http://{at['host']}:{at['port']}{METRICS}", timeout=10).text
+    text = httpx.get(f"http://{at['host']}:{at['port']}{METRICS}", timeout=60).text
     found: dict[str, list[Sample]] = {}
     for sample in (sample for family in text_string_to_metric_families(text) for sample in family.samples):
         found.setdefault(sample.name.removeprefix("ryzanstein_"), []).append(sample)

@@ -1,7 +1,8 @@
 """A real worker of two ranks under load: every metric is there, and the sums are those of what was asked."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,14 @@ from ryzanstein_worker.telemetry.catalogue import catalogue
 from tiny_model import write_tiny_model
 from worker_process import MODEL_NAME, WorkerProcess, serve_worker
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
-REQUESTS, TOKENS = 12, 8
+REQUESTS, TOKENS, BLOCKS = 12, 8, 2048
+ENDLESS = 8000
+"""Tokens that take seconds on any machine: a request for them still runs when a test that was held up leaves it."""
+GIVE_UP_SECONDS = 60.0
+PLAUSIBLE_SECONDS = 100.0
+"""No part of a worker's start or of a request takes as long: the tests have given up by then."""
 PROMPTS = [[3 + number, *range(40, 50 + 7 * number)] for number in range(REQUESTS)]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SECRET = "a quick brown secret"
@@ -34,8 +40,8 @@ class Worker:
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    model_dir = write_tiny_model(tmp_path_factory.mktemp("model"))
-    flags = ("--tensor-parallel-size", "2", "--num-kv-blocks", "256", "--block-size", "8", "--max-num-seqs", "8")
+    model_dir = write_tiny_model(tmp_path_factory.mktemp("model"), max_position_embeddings=2 * ENDLESS)
+    flags = ("--tensor-parallel-size", "2", "--num-kv-blocks", str(BLOCKS), "--block-size", "8", "--max-num-seqs", "8")
     with pytest.MonkeyPatch.context() as patch, collector() as kept:
         for name, value in {**kept.environment, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}.items():
             patch.setenv(name, value)
@@ -48,13 +54,13 @@ def body(prompt: object, **values: Any) -> dict[str, Any]:
 
 
 async def ask_all(api: str) -> None:
-    async with httpx.AsyncClient(base_url=api, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=api, timeout=GIVE_UP_SECONDS) as client:
         answers = await asyncio.gather(*(client.post(COMPLETIONS, json=body(prompt)) for prompt in PROMPTS))
     assert [answer.status_code for answer in answers] == [200] * REQUESTS
 
 
 def page(worker: Worker, accept: str = "") -> httpx.Response:
-    answer = httpx.get(f"{worker.process.health}{METRICS}", headers={"accept": accept}, timeout=10)
+    answer = httpx.get(f"{worker.process.health}{METRICS}", headers={"accept": accept}, timeout=GIVE_UP_SECONDS)
     assert answer.status_code == 200
     return answer
 
@@ -80,10 +86,24 @@ class Page:
         return sum(sample.value for sample in found)
 
 
+def until(worker: Worker, condition: Callable[[Page], bool], what: str) -> Page:
+    """The first page for which it holds."""
+    deadline = time.monotonic() + GIVE_UP_SECONDS
+    while not condition(read := Page.of(worker)):
+        assert time.monotonic() < deadline, f"not within {GIVE_UP_SECONDS} s: {what}"
+        time.sleep(0.02)
+    return read
+
+
+def until_idle(worker: Worker) -> Page:
+    """A page once nothing runs any more, neither of this test nor of the one before."""
+    return until(worker, lambda read: read("num_requests_running") == 0 and read("kv_blocks_free") == BLOCKS, "idle")
+
+
 def test_the_sums_are_those_of_what_was_asked(worker: Worker) -> None:
-    assert Page.of(worker)("kv_blocks_free") == 256, "before the first request"
+    assert Page.of(worker)("kv_blocks_free") == BLOCKS, "before the first request"
     asyncio.run(ask_all(worker.process.api))
-    read = Page.of(worker)
+    read = until_idle(worker)
     prompts, generated = sum(map(len, PROMPTS)), REQUESTS * TOKENS
     assert (read("prompt_tokens_total"), read("generation_tokens_total")) == (prompts, generated)
     assert (read("request_prompt_tokens_sum"), read("request_generation_tokens_sum")) == (prompts, generated)
@@ -102,21 +122,20 @@ def test_the_sums_are_those_of_what_was_asked(worker: Worker) -> None:
 
 
 def test_the_engines_own_numbers_are_plausible(worker: Worker) -> None:
-    read = Page.of(worker)
+    read = until_idle(worker)
     steps = read("engine_step_tokens_count")
     assert steps == read("engine_step_time_seconds_count") >= TOKENS
     for phase in ("prefill", "decode", "mixed"):
-        assert 0 < read("engine_step_time_seconds_sum", phase=phase) < 60, phase
+        assert 0 < read("engine_step_time_seconds_sum", phase=phase) < PLAUSIBLE_SECONDS, phase
     for rank in ("0", "1"):  # the tiny model: once in the embedding, twice in each of its two layers
         assert read("collective_time_seconds_count", op="all_reduce", rank=rank) >= 5 * steps
-        assert 0 < read("collective_time_seconds_sum", op="all_reduce", rank=rank) < 60
-        assert 0 <= read("engine_heartbeat_age_seconds", rank=rank) < 10
-    assert read("kv_blocks") == 256
-    assert read("kv_blocks_free") == 256
+        assert 0 < read("collective_time_seconds_sum", op="all_reduce", rank=rank) < PLAUSIBLE_SECONDS
+        assert 0 <= read("engine_heartbeat_age_seconds", rank=rank) < PLAUSIBLE_SECONDS
+    assert read("kv_blocks") == BLOCKS
     assert read("kv_cache_usage_perc") == read("num_requests_running") == read("num_requests_waiting") == 0
     stages = {sample.labels["stage"] for sample in read.samples["ryzanstein_model_load_seconds"]}
     assert stages == {"process", "group", "weights", "profile", "kv_cache", "warm_up"}
-    assert 0 < read("model_load_seconds", stage="process") < 60
+    assert 0 < read("model_load_seconds", stage="process") < PLAUSIBLE_SECONDS
     facts = {"version": VERSION, "device": "cpu", "dtype": "float32", "model_type": "llama", "node_rank": "0"}
     assert read("worker_info", **facts, tensor_parallel_size="2", nnodes="1") == 1
 
@@ -133,16 +152,19 @@ def test_whatever_is_documented_is_there_and_nothing_else(worker: Worker) -> Non
 
 def test_who_is_refused_or_leaves_is_counted_by_the_reason(worker: Worker) -> None:
     before = Page.of(worker)
-    with httpx.Client(base_url=worker.process.api, timeout=30) as client:
-        for asked in (body([1] * 600), body([1], model="other"), body([1], stream=True, temperature=9), body([1], n=0)):
+    with httpx.Client(base_url=worker.process.api, timeout=GIVE_UP_SECONDS) as client:
+        for asked in (
+            body([1] * (2 * ENDLESS + 1)),
+            body([1], model="other"),
+            body([1], stream=True, temperature=9),
+            body([1], n=0),
+        ):
             assert client.post(COMPLETIONS, json=asked).is_client_error
-        with client.stream("POST", COMPLETIONS, json=body([1, 2], max_tokens=400, stream=True)) as answer:
+        with client.stream("POST", COMPLETIONS, json=body([1, 2], max_tokens=ENDLESS, stream=True)) as answer:
             next(answer.iter_lines())
-    after = Page.of(worker)
-    for _ in range(100):
-        if after("requests_aborted_total", cause="client") > before("requests_aborted_total", cause="client"):
-            break
-        after = Page.of(worker)
+    aborted = before("requests_aborted_total", cause="client")
+    until(worker, lambda read: read("requests_aborted_total", cause="client") > aborted, "it has been left")
+    after = until_idle(worker)
 
     def more(name: str, **labels: str) -> float:
         return after(name, **labels) - before(name, **labels)
@@ -155,12 +177,13 @@ def test_who_is_refused_or_leaves_is_counted_by_the_reason(worker: Worker) -> No
 
 
 def test_openmetrics_is_for_who_asks_and_has_the_ids_of_sampled_traces_alone(worker: Worker) -> None:
+    until_idle(worker)
     other = "1" * 32
     for trace, flags in ((TRACE, "01"), (other, "00")):
         headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-{flags}"}
-        answer = httpx.post(
-            f"{worker.process.api}{COMPLETIONS}", json=body(SECRET, max_tokens=50), headers=headers, timeout=30
-        )
+        asked = body(SECRET, max_tokens=50)
+        url = f"{worker.process.api}{COMPLETIONS}"
+        answer = httpx.post(url, json=asked, headers=headers, timeout=GIVE_UP_SECONDS)
         assert answer.status_code == 200
     assert page(worker).headers["content-type"].startswith("text/plain; version=0.0.4")
     assert TRACE not in page(worker).text
@@ -175,7 +198,7 @@ def test_openmetrics_is_for_who_asks_and_has_the_ids_of_sampled_traces_alone(wor
     for nonsense in ("application/openmetrics-text;version=x.y", "*/*", ",;;,="):
         assert "ryzanstein_worker_info" in page(worker, nonsense).text
 
-    spans = {span.name: span for span in worker.traces.wait(4)}
+    spans = {span.name: span for span in worker.traces.wait(4, GIVE_UP_SECONDS)}
     assert {span.trace_id for span in worker.traces.spans} == {TRACE}
     prefill, decode = spans["engine.prefill"], spans["engine.decode"]
     steps = [about for _, about in prefill.events + decode.events]
@@ -185,7 +208,7 @@ def test_openmetrics_is_for_who_asks_and_has_the_ids_of_sampled_traces_alone(wor
     assert sum(about["ryzanstein.engine.own_tokens"] for _, about in prefill.events) == prompt_tokens
     assert (len(decode.events), decode.attributes["ryzanstein.engine.steps"]) == (32, 49)
     assert {about["ryzanstein.engine.batch_size"] for about in steps} == {1}
-    assert all(0 < about["ryzanstein.engine.step_ms"] < 10_000 for about in steps)
+    assert all(0 < about["ryzanstein.engine.step_ms"] < 1000 * PLAUSIBLE_SECONDS for about in steps)
     assert all(prefill.begin <= moment <= decode.end for moment in (prefill.begin, decode.begin))
     assert SECRET.encode() not in worker.traces.raw
     assert SECRET not in repr(worker.process.records)
