@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_world import open_world
+from gateway_world import CLIENT_SECONDS, open_world
 from otlp import collector
 from ryzanstein_operator.doorbell import Doorbell, Heard, Word
 from ryzanstein_operator.gateway_view import GatewayView
@@ -39,11 +39,11 @@ async def test_the_operator_is_told_which_trace_waits(
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-0{int(sampled)}"}
             reply = await world.client.post("/v1/chat/completions", json=BODY, headers=headers)
             assert reply.status_code == 503
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(CLIENT_SECONDS):
                 while not heard:
                     await asyncio.sleep(0.02)
         if sampled:
-            (server,) = [span for span in await asyncio.to_thread(kept.wait, 1) if span.name == "chat demo"]
+            (server,) = [span for span in await asyncio.to_thread(kept.wait, 2) if span.name == "chat demo"]
             assert heard[0].traceparent == f"00-{TRACE}-{server.span_id}-01"
         else:
             assert heard[0].traceparent == ""
