@@ -24,7 +24,7 @@ async def running(cluster: Cluster, settings: Settings) -> AsyncIterator[Operato
             await task
 
 
-async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 50.0) -> None:
     """Wait until it holds; TimeoutError where it does not."""
     async with asyncio.timeout(seconds):
         while not holds():

@@ -21,6 +21,8 @@ from ryzanstein_operator.handlers import scaler as scaler_module
 from ryzanstein_operator.settings import Metrics, Settings
 from stubprometheus import Fault, Stub, stub_prometheus, vector
 
+pytestmark = pytest.mark.timeout(240)  # each wait has its own limit
+
 HASTY = {"scaleDown": {"stabilizationWindowSeconds": 0}}
 
 
@@ -33,13 +35,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaler_module, "SCRAPED_SECONDS", 0.0)
     monkeypatch.setattr(prometheus_module, "REST_SECONDS", 0.1)
     monkeypatch.setattr(prometheus_module, "QUERY_SECONDS", 30.0)  # the stub is in this process, and may stand still
-
-
-@pytest.fixture
-def soon_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test that waits for samples to grow old. In any other a machine that stands still would make them old."""
-    monkeypatch.setattr(scaler_module, "STALE_SECONDS", 0.6)
-    monkeypatch.setattr(sampling_module, "STALE_SECONDS", 0.6)
 
 
 @pytest.fixture
@@ -162,7 +157,6 @@ FAULTS = {
 
 
 @pytest.mark.slow  # each of them waits for samples to become stale
-@pytest.mark.usefixtures("soon_stale")
 @pytest.mark.parametrize("title", FAULTS)
 async def test_without_a_usable_number_the_size_is_held_and_it_is_said_and_then_it_goes_on(
     title: str, fake_api: FakeApi, cluster: Cluster, watched: Settings, stub: Stub, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +167,8 @@ async def test_without_a_usable_number_the_size_is_held_and_it_is_said_and_then_
         await grown(fake_api, 2)
         stub.replicas = 2
         await until(lambda: active(fake_api) == "True MetricsRead")
+        # Only while there is no number: a machine that stands still would make any sample old.
+        monkeypatch.setattr(sampling_module, "STALE_SECONDS", 0.6)
         monkeypatch.setattr(prometheus_module, "QUERY_SECONDS", 0.3 if title == "silence" else 30.0)
         stub.fault = FAULTS[title]
         await until(lambda: active(fake_api) == "False MetricsUnavailable")
@@ -182,6 +178,7 @@ async def test_without_a_usable_number_the_size_is_held_and_it_is_said_and_then_
         assert len(fake_api.writes()) == writes, "the same again is no news"
         assert conditions(fake_api)["Ready"]["status"] == "True"
         monkeypatch.setattr(prometheus_module, "QUERY_SECONDS", 30.0)
+        monkeypatch.setattr(sampling_module, "STALE_SECONDS", scaler_module.STALE_SECONDS)
         stub.fault, stub.value = None, 15
         await grown(fake_api, 3)
         await until(lambda: active(fake_api) == "True MetricsRead")
