@@ -148,7 +148,7 @@ def test_kubectl_applies_both_ways_scales_and_prints_columns(server: ApiServer) 
     kubectl(server, "scale", "-n", TEAM, "rzi/shown", "--replicas=3")
     assert server.get(SERVICES.path(TEAM, "shown"))["spec"]["replicas"] == 3
     header = kubectl(server, "get", "-n", TEAM, "ryzanstein", "-o", "wide").splitlines()[0].split()
-    assert header == ["NAME", "READY", "REASON", "REPLICAS", "MODEL", "AGE", "URL", "URI", "IMAGE"]
+    assert header == ["NAME", "READY", "REASON", "REPLICAS", "DESIRED", "MODEL", "AGE", "URL", "URI", "IMAGE"]
     assert "Tensor-parallel ranks in each replica" in kubectl(server, "explain", "rzi.spec.parallelism.tensor")
 
 
