@@ -63,6 +63,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._on_gone is not None:
             self._on_gone()
 
+    def shutdown(self) -> None:
+        """The gateway ends, and the connection with its response where that still can say so. One that has been
+        promised to the client stays as long as a gateway that drains takes new ones, for a client that has just read
+        a response to its end, or none for a moment, may have written its next request before it learns that nobody
+        reads it, and must not send it twice (RFC 9112, 9.3.1 and 9.5). What it then asks is answered, with
+        Connection: close.
+        """
+        self.timeout_keep_alive = min(self.timeout_keep_alive, self.settings.drain_grace_seconds)
+        if self.cycle is None or self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser, counting the bytes of an unfinished head, and those since the last of a body."""
         if self._in_head:
