@@ -86,6 +86,7 @@ class _Worker:
         self._quarantine = Quarantine(directory, f"{config.served_model_name} {config.port}")
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # a second signal: end now
+        self._is_signalled = False
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -119,7 +120,10 @@ class _Worker:
             return EXIT_GROUP_LOST
 
     def _signalled(self) -> None:
-        (self._hurry if self._stop.is_set() else self._stop).set()
+        # Its own first signal is no second one where another pod of the group was told before it: all pods of a group
+        # are told when it is deleted, in any order.
+        (self._hurry if self._is_signalled else self._stop).set()
+        self._is_signalled = True
 
     @contextlib.asynccontextmanager
     async def _engine(self) -> AsyncIterator[Engine | None]:
