@@ -64,13 +64,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._on_gone()
 
     def shutdown(self) -> None:
-        """The gateway ends, and the connection with its response where that still can say so. One that has been
-        promised to the client stays as long as a gateway that drains takes new ones, for a client that has just read
-        a response to its end, or none for a moment, may have written its next request before it learns that nobody
-        reads it, and must not send it twice (RFC 9112, 9.3.1 and 9.5). What it then asks is answered, with
-        Connection: close.
+        """The gateway ends: a response that has not begun says that the connection does too. One that did not say so has
+        promised the connection to the client, who may have written its next request before it learns that nobody reads
+        it, and must not send it twice (RFC 9112, 9.3.1 and 9.5). So an idle connection stays for as long as a gateway
+        that drains accepts new ones; what is asked on it is answered, with Connection: close.
         """
-        self.timeout_keep_alive = min(self.timeout_keep_alive, self.settings.drain_grace_seconds)
+        self.timeout_keep_alive = min(self.timeout_keep_alive, max(1, round(self.settings.drain_grace_seconds)))
         if self.cycle is None or self.cycle.response_complete:
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(

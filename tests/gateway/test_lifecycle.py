@@ -115,21 +115,23 @@ async def test_a_connection_that_was_promised_to_a_client_takes_one_more_request
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two, one is idle when the gateway closes, the other streams beyond that. New ones are refused by then."""
-    async with open_world(tmp_path, monkeypatch, drain_grace_seconds=4, drain_seconds=30) as world:
-        async with httpx.AsyncClient(base_url=world.client.base_url, headers=world.client.headers) as idle:
-            assert "connection" not in (await idle.get("/v1/models")).headers
-            one, stream = await begun_stream(world)
-            assert one.step is not None
-            world.stop.set()
-            await until(lambda: not _accepts(world.gateway.port), "no new connection is taken")
-            for _ in range(one.tokens):
-                one.step.release()
-            assert (await stream).endswith(b"data: [DONE]\n\n")
-            for client in (world.client, idle):
-                reply = await client.get("/v1/models")
-                assert (reply.status_code, reply.headers["connection"]) == (200, "close")
-            async with asyncio.timeout(20):
-                await world.run
+    async with (
+        open_world(tmp_path, monkeypatch, drain_grace_seconds=4, drain_seconds=30) as world,
+        httpx.AsyncClient(base_url=world.client.base_url, headers=world.client.headers) as idle,
+    ):
+        assert "connection" not in (await idle.get("/v1/models")).headers
+        one, stream = await begun_stream(world)
+        assert one.step is not None
+        world.stop.set()
+        await until(lambda: not _accepts(world.gateway.port), "no new connection is taken")
+        for _ in range(one.tokens):
+            one.step.release()
+        assert (await stream).endswith(b"data: [DONE]\n\n")
+        for client in (world.client, idle):
+            reply = await client.get("/v1/models")
+            assert (reply.status_code, reply.headers["connection"]) == (200, "close")
+        async with asyncio.timeout(20):
+            await world.run
 
 
 async def test_a_drain_waits_for_an_idle_connection_no_longer_than_the_grace(
