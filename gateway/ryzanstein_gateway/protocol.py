@@ -64,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._on_gone()
 
     def shutdown(self) -> None:
-        """The gateway ends: a response that has not begun says that the connection does too. One that did not say so has
+        """The gateway ends: a response that has not begun says that the connection does too. One that did not say so
         promised the connection to the client, who may have written its next request before it learns that nobody reads
         it, and must not send it twice (RFC 9112, 9.3.1 and 9.5). So an idle connection stays for as long as a gateway
         that drains accepts new ones; what is asked on it is answered, with Connection: close.
