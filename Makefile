@@ -31,7 +31,7 @@ demo-down: ## Removes all that demo and e2e made, but for the caches
 FAST := $(BIN)/python -m pytest tests -m "not gpu and not ($(LATER))" -p no:schemathesis -n 4 --dist loadfile --durations=10
 
 .PHONY: test
-test: lint verify coverage e2e ## All of it, in CI's order: lint, verify, fast tests, the stories on a cluster
+test: lint verify coverage e2e later ## All of it, in CI's order: lint, verify, fast tests, the stories on a cluster, what takes longer
 
 .PHONY: test-fast
 test-fast: venv ## Tests that need no cluster; under two minutes
@@ -81,9 +81,13 @@ image: ## Builds the images of operator, gateway, worker and Prometheus, and pri
 	$(CLUSTER) images $(CLUSTER_ARGS)
 
 .PHONY: e2e
-e2e: venv kube-programs ## Brings the cluster up, then the stories and the tests that need a real API server or Helm
+e2e: venv ## Brings the cluster up, then the stories
 	$(CLUSTER) up $(CLUSTER_ARGS)
-	$(BIN)/python -m pytest e2e tests -m "e2e or $(LATER)" --durations=10
+	$(BIN)/python -m pytest e2e -m e2e --durations=10
+
+.PHONY: later
+later: venv kube-programs ## The tests that need no cluster but a real API server, Helm, or time
+	$(BIN)/python -m pytest tests -m "$(LATER)" -n 2 --dist loadfile --durations=10
 
 .PHONY: bench
 bench: venv ## Two ranks against one, sixteen requests together against one after another

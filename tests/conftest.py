@@ -1,13 +1,15 @@
-"""What holds for every test: it leaves the process as it found it."""
+"""What holds for every test: it leaves the process as it found it. And the figures that some tell at the end."""
 
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import figures
 from stages import is_left_out
 
 # How long an example takes says nothing of the product: any process may stand still for a second or two.
@@ -45,3 +47,27 @@ def no_exporter_of_traces_goes_on_beside_the_next() -> Iterator[None]:
     for thread in late:
         thread.join(30)
     assert not [thread.name for thread in late if thread.is_alive()]
+
+
+HEARD: list[figures.Section] = []
+"""From the processes of pytest-xdist."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist hands on what was counted in it."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["figures"] = figures.told()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """And the one that prints takes it. A process that died has handed on nothing."""
+    HEARD.extend(getattr(node, "workeroutput", {}).get("figures", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A section for each."""
+    for title, lines in [*figures.told(), *HEARD]:
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.line(line)

@@ -15,11 +15,14 @@ REQUEST_SECONDS = 120.0
 
 
 def service(name: str, **spec: Any) -> Manifest:
-    """An InferenceService of the demo model on CPU, small enough that several fit two cores; `spec` is laid over it."""
+    """An InferenceService of the demo model on CPU, small enough that several fit two cores; `spec` is laid over it.
+
+    A limit of one CPU makes one thread a rank: more, of several ranks on two cores, would wait for each other.
+    """
     base: Manifest = {
         "model": {"uri": "demo://"},
         "accelerator": "cpu",
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
         "engine": {"kvCacheMemory": "64Mi", "dtype": "float32"},
     }
     return {

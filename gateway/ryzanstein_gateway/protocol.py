@@ -63,6 +63,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._on_gone is not None:
             self._on_gone()
 
+    def shutdown(self) -> None:
+        """The gateway ends: a response that has not begun says that the connection does too. One that did not say so
+        promised the connection to the client, who may have written its next request before it learns that nobody reads
+        it, and must not send it twice (RFC 9112, 9.3.1 and 9.5). So an idle connection stays for as long as a gateway
+        that drains accepts new ones; what is asked on it is answered, with Connection: close.
+        """
+        self.timeout_keep_alive = min(self.timeout_keep_alive, max(1, round(self.settings.drain_grace_seconds)))
+        if self.cycle is None or self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser, counting the bytes of an unfinished head, and those since the last of a body."""
         if self._in_head:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from chaos import Seen, clients, expected
+import figures
+from chaos import REPORT, Seen, clients, expected
 from local_cluster import MODEL, LocalCluster, local_cluster
 from stories import until
 
 BEFORE = 40
 REQUESTS = 200
 
+figures.tell("32 streaming clients, local processes", lambda: REPORT)
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 Break = Callable[[LocalCluster], Awaitable[None]]

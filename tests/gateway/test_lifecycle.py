@@ -111,6 +111,40 @@ async def test_draining_is_not_ready_at_once_accepts_for_a_grace_and_lets_stream
             await world.run
 
 
+async def test_a_connection_that_was_promised_to_a_client_takes_one_more_request_while_the_gateway_drains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, one is idle when the gateway closes, the other streams beyond that. New ones are refused by then."""
+    async with (
+        open_world(tmp_path, monkeypatch, drain_grace_seconds=4, drain_seconds=30) as world,
+        httpx.AsyncClient(base_url=world.client.base_url, headers=world.client.headers) as idle,
+    ):
+        assert "connection" not in (await idle.get("/v1/models")).headers
+        one, stream = await begun_stream(world)
+        assert one.step is not None
+        world.stop.set()
+        await until(lambda: not _accepts(world.gateway.port), "no new connection is taken")
+        for _ in range(one.tokens):
+            one.step.release()
+        assert (await stream).endswith(b"data: [DONE]\n\n")
+        for client in (world.client, idle):
+            reply = await client.get("/v1/models")
+            assert (reply.status_code, reply.headers["connection"]) == (200, "close")
+        async with asyncio.timeout(20):
+            await world.run
+
+
+async def test_a_drain_waits_for_an_idle_connection_no_longer_than_the_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path, monkeypatch, drain_grace_seconds=0.5, drain_seconds=300) as world:
+        await world.client.get("/v1/models")
+        with socket.create_connection(("127.0.0.1", world.gateway.port)):  # says nothing at all
+            world.stop.set()
+            async with asyncio.timeout(30):
+                await world.run
+
+
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

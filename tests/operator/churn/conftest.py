@@ -2,18 +2,13 @@
 
 import pytest
 
+import figures
 from churn_play import Tally
 
 TALLY = Tally()
+figures.tell("random sequences of specs and accidents", lambda: TALLY.lines() if TALLY.sequences else ())
 
 
 @pytest.fixture(scope="session")
 def tally() -> Tally:
     return TALLY
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY.sequences:
-        terminalreporter.section("random sequences of specs and accidents")
-        for line in TALLY.lines():
-            terminalreporter.line(line)

@@ -5,10 +5,12 @@ from concurrent.futures import Future
 
 import pytest
 
+import figures
 from faultcases.campaign import Tally, campaign
 from faultcases.runs import Result
 
 TALLY = Tally()
+figures.tell("the operator under faults", lambda: TALLY.lines() if TALLY.cases else ())
 Submitted = dict[tuple[str, str], "Future[list[Future[Result]]]"]
 
 
@@ -19,11 +21,3 @@ def submitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     pairs = [(params["family"], params["scenario"]) for params in wanted if "family" in params]
     with campaign(tmp_path_factory.mktemp("faults"), TALLY) as running:
         yield {pair: running.submit(*pair) for pair in pairs}
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many cases there were: a figure that one wants of passed tests, too."""
-    if TALLY.cases:
-        terminalreporter.section("the operator under faults")
-        for line in TALLY.lines():
-            terminalreporter.line(line)
