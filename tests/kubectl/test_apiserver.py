@@ -1,7 +1,6 @@
 """`kubectl ryzanstein` with the rights that its page lists, on a real API server with an operator at work."""
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from apiserver import ADMIN, OPERATOR, ApiServer, binaries, running
 from fakeapi import wait_until
 from fakekubelet import fake_kubelet
 from healthpages import HealthPages, health_pages
+from interrupts import hear
 from kubeletside import KubeletSide, kubelet_side
 from operator_process import OperatorProcess
 from ryzanstein_operator.api.crd import render
@@ -193,9 +193,7 @@ def test_logs_are_followed_until_ctrl_c(cluster: Cluster) -> None:
     cluster.side.log((TEAM, first), "one")
     cluster.side.log((TEAM, second), "two")
     command = ["kubectl-ryzanstein", "logs", "chat", "-f", "-o", "json"]
-    # Whoever runs the tests in the background of a script has them, and what they start, ignore Ctrl-C.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, env=cluster.environment(), stdout=subprocess.PIPE, text=True, preexec_fn=heard)
+    process = subprocess.Popen(command, env=cluster.environment(), stdout=subprocess.PIPE, text=True, preexec_fn=hear)
     assert process.stdout is not None
     try:
         said = [json.loads(process.stdout.readline())["message"] for _ in range(2)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fakeapi import refuse
+from interrupts import hear
 from kubectl_world import ALL_WELL, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -28,7 +29,9 @@ class Terminal:
         self._master, slave = pty.openpty()
         env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
         env |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "LANG": "C.UTF-8", **environment}
-        self._process = subprocess.Popen([PLUGIN, *words], stdin=slave, stdout=slave, stderr=slave, env=env)
+        self._process = subprocess.Popen(
+            [PLUGIN, *words], stdin=slave, stdout=slave, stderr=slave, env=env, preexec_fn=hear
+        )
         os.close(slave)
 
     def until(self, holds: Callable[[str], bool], seconds: float = 45.0) -> str:
