@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from apiserver import free_port
 from fakeapi import wait_until
 from operator_builders import SETTINGS, parsed, service
+from ports import free_port
 from ryzanstein_operator.desired.groups import stateful_set
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(400)]

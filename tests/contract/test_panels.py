@@ -23,13 +23,14 @@ import pytest
 import pytest_asyncio
 
 import panels
-from apiserver import ADMIN, ApiServer, free_port, running
+from apiserver import ADMIN, ApiServer, running
 from gateway_world import NAMESPACE
 from local_cluster import MODEL, LocalCluster, local_cluster
 from operator_process import OperatorProcess
 from operator_rights import install_crd
 from otlp import collector
 from panels import Asked, ask
+from ports import free_port
 from prometheus_server import Prometheus, Target, prometheus
 from registries import families
 from rules import RULES, alerts, records

@@ -14,7 +14,7 @@ import pytest
 from fakeapi import FakeApi
 from fakeapi import fake_api as fake_api
 from gateway_world import open_world
-from replica import free_port
+from ports import free_port
 from ryzanstein_gateway.operators import Operators
 from ryzanstein_gateway.routes import Route
 from ryzanstein_gateway.wake import Waker

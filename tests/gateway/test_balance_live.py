@@ -10,7 +10,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from gateway_world import World, open_world, until
-from replica import Replica, free_port
+from ports import free_port
+from replica import Replica
 from ryzanstein_gateway.auth import Principal
 from ryzanstein_gateway.pipeline import _prefix_keys, read_generation
 from ryzanstein_worker.contract import HEALTH_STATUS

@@ -14,7 +14,8 @@ import pytest
 
 from gateway_world import CLIENT_SECONDS, KEY, World, open_world, until, write_key
 from kubewatch import kube_watch
-from replica import Replica, free_port
+from ports import free_port
+from replica import Replica
 from ryzanstein_worker.contract import EXIT_CONFIG, HEALTH_READY
 
 ASK: dict[str, Any] = {"model": "demo", "messages": [], "stream": True}

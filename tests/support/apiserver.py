@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from replica import free_port as free_port
+from ports import free_port
 
 ADMIN = "admin"
 OPERATOR = "operator"

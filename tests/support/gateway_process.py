@@ -15,8 +15,9 @@ import httpx
 
 from gateway_world import KEY, NAMESPACE, write_key
 from kubewatch import CONFIG_MAPS, ENDPOINT_SLICES, KubeWatch, kube_watch
+from ports import free_port
 from processes import children
-from replica import Replica, free_port, replica
+from replica import Replica, replica
 from ryzanstein_worker.contract import HEALTH_READY, LABEL_SERVICE, METRICS, ROUTES_CONFIG_MAP, ROUTES_KEY
 
 MODEL = "demo"

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from kubewatch import CONFIG_MAPS, ENDPOINT_SLICES, KubeWatch, kube_watch
-from replica import Replica, free_port, replica
+from ports import free_port
+from replica import Replica, replica
 from ryzanstein_gateway.server import Gateway
 from ryzanstein_gateway.settings import Settings
 from ryzanstein_worker.contract import LABEL_SERVICE, ROUTES_CONFIG_MAP, ROUTES_KEY

@@ -20,10 +20,11 @@ import ryzanstein_worker
 from gateway_process import GatewayProcess, gateway_process
 from gateway_world import KEY, NAMESPACE
 from kubewatch import CONFIG_MAPS, ENDPOINT_SLICES
+from ports import free_port
 from processes import children
-from replica import free_port
 from ryzanstein_worker.contract import HEALTH_READY, LABEL_SERVICE, ROUTES_CONFIG_MAP, ROUTES_KEY
 from stories import Gateway
+from worker_process import ONE_THREAD
 
 MODEL = "steady"
 DEMO_MODEL = Path(ryzanstein_worker.__file__).parent / "demo_model"
@@ -112,9 +113,8 @@ class LocalCluster:
         command += ["--served-model-name", MODEL, "--host", host, "--port", str(self.port)]
         command += ["--health-port", str(self.health_port), "--grpc-port", "0", "--dtype", "float32", "--device", "cpu"]
         command += ["--kv-cache-memory-bytes", str(64 << 20), "--drain-seconds", "20", *self.flags]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}  # as worker_process has it
         with log.open("ab") as output:
-            return subprocess.Popen(command, stderr=output, env=env)
+            return subprocess.Popen(command, stderr=output, env=os.environ | ONE_THREAD)
 
     async def announce(self, ready: Iterable[Worker], leaving: Iterable[Worker] = ()) -> None:
         """What the EndpointSlice says from now on."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apiserver import free_port
+from ports import free_port
 
 PROBE_SECONDS = 15.0
 """Where nothing listens, a probe is refused at once; a process that the machine lets wait answers late."""

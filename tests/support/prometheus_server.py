@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from apiserver import binaries, free_port
+from apiserver import binaries
+from ports import free_port
 from ryzanstein_worker.contract import JOB_WORKER
 
 START_SECONDS = 120.0

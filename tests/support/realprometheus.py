@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from replica import free_port
+from ports import free_port
 
 START_SECONDS = 120.0
 CALL_SECONDS = 60.0

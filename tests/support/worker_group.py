@@ -3,10 +3,8 @@
 import contextlib
 import os
 import queue
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +17,9 @@ from typing import Any
 import httpx
 import msgspec
 
+from ports import free_port
 from ryzanstein_worker.contract import ENV_GROUP_KEY_FILE, ENV_REVISION, ENV_TERMINATION_LOG
-from worker_process import MODEL_NAME
+from worker_process import MODEL_NAME, ONE_THREAD
 
 START_SECONDS = 120.0
 
@@ -130,8 +129,7 @@ class WorkerGroup:
         log = self._directory / f"termination-{secrets.token_hex(4)}"
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OMP_THREAD_LIMIT": "1",  # as worker_process has it
+            **ONE_THREAD,
             ENV_REVISION: revision,
             ENV_GROUP_KEY_FILE: str(key_file or self._directory / "key"),
             ENV_TERMINATION_LOG: str(log),
@@ -164,14 +162,6 @@ class WorkerGroup:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pod.pid, signal.SIGCONT)
             pod.end()
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to whoever asks for any: it stays free between the starts of a group."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from typing import Any
 
 START_SECONDS = 100.0
 MODEL_NAME = "tiny"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+"""One thread a rank, whatever the ranks set for themselves (the limit is above that): threads that wait for each other
+at every operation take many times as long where others want the cores."""
 
 
 class WorkerProcess:
@@ -75,10 +78,7 @@ def serve_worker(
     command = [sys.executable, *program, "serve", "--model", str(model_dir)]
     command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0", "--grpc-port", "0"]
     command += ["--dtype", "float32", "--device", "cpu", *flags]
-    # One thread a rank, whatever the ranks set for themselves (the limit is above that): threads that wait for each
-    # other at every operation take many times as long where others want the cores.
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
     try:
         yield WorkerProcess(process)
     finally:

@@ -18,7 +18,7 @@ from held_up import Held
 from operator_life import until, until_quiet
 from operator_process import OperatorProcess
 from otlp import Collector, Span, collector
-from replica import free_port
+from ports import free_port
 from ryzanstein_operator.cluster import lease as lease_module
 from ryzanstein_operator.cluster.client import Call, Cluster
 from ryzanstein_operator.cluster.resources import SERVICES

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apiserver import OPERATOR, ApiServer, free_port
+from apiserver import OPERATOR, ApiServer
 from fakekubelet import FakeKubelet
 from faultcases.recorder import History, Ident, Manifest, Recorder
 from faultproxy import Call, FaultProxy, ProxyHost
 from faultproxy.past import Past
 from operator_rights import grant
+from ports import free_port
 from ryzanstein_operator.cluster.resources import LEASES, SERVICES
 from ryzanstein_worker import contract
 from zygote import Forked, Zygote

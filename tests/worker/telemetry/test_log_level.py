@@ -17,7 +17,7 @@ from otlp import collector
 from processes import wait_until
 from ryzanstein_worker.contract import COMPLETIONS
 from tiny_model import write_tiny_model
-from worker_process import MODEL_NAME, WorkerProcess
+from worker_process import MODEL_NAME, ONE_THREAD, WorkerProcess
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
@@ -64,8 +64,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subpro
         command = [sys.executable, "-m", "ryzanstein_worker", "serve", "--model", str(model_dir), "--device", "cpu"]
         command += ["--served-model-name", MODEL_NAME, "--port", "0", "--health-port", "0", "--grpc-port", "0"]
         command += ["--tensor-parallel-size", str(RANKS), "--num-kv-blocks", "64", "--drain-seconds", "30"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}  # as worker_process has it
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
         try:
             wait_until(lambda: survives(process.pid), GIVE_UP_SECONDS, "the first line")
             yield process
