@@ -24,6 +24,6 @@ def test_every_nonsensical_spec_is_refused_with_its_sentence(cluster: ClusterVie
 @pytest.mark.parametrize("case", ACCEPTED[:1], ids=lambda case: case.title)
 def test_a_field_that_does_not_exist_is_refused(cluster: ClusterView, case: Case) -> None:
     manifest = case.manifest
-    manifest["spec"] = {**manifest["spec"], "autoscaling": {"minReplicas": 1}}
-    with pytest.raises(KubectlError, match=r'unknown field "(spec\.)?autoscaling"'):
+    manifest["spec"] = {**manifest["spec"], "podTemplate": {"metadata": {}}}
+    with pytest.raises(KubectlError, match=r'unknown field "(spec\.)?podTemplate"'):
         cluster.apply(manifest)

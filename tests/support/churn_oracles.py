@@ -75,7 +75,7 @@ def faults(objects: Objects, settings: Settings) -> list[str]:
 
 def _of_children(service: Manifest, objects: Objects, settings: Settings) -> list[str]:
     found = []
-    for wanted in children(parse(InferenceService, service), settings):
+    for wanted in children(parse(InferenceService, service), settings, service["spec"]["replicas"]):
         live = objects.get((wanted["kind"], wanted["metadata"]["name"]))
         if live is None:
             found.append(f"{Ref.of(wanted)} is missing")
